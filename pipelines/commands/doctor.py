@@ -381,9 +381,9 @@ def _belonging(settings: Settings) -> str:
 def _topics(settings: Settings, job: str) -> str:
     from confluent_kafka.admin import AdminClient
 
-    from pipelines.core.kafka import client_options, list_partitions, refuse_silent
+    from pipelines.core.kafka import check_broker_listens, client_options, list_partitions
 
-    refuse_silent(settings.kafka.bootstrap_servers)
+    check_broker_listens(settings.kafka.bootstrap_servers)
     with AdminClient(client_options(settings)) as admin:
         parts = list_partitions(admin, sorted(settings.jobs[job].topics))
     return f"{len(parts)} partitions"

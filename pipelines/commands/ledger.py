@@ -51,7 +51,7 @@ def ledger(
     summary = opened.ledger(job, progress=lambda day: out.tell(f"Reading spans of {day}"))
     agrees = True
     if audit:
-        from pipelines.live.recount import audit as recount
+        from pipelines.live.recount import recount
 
         summary["audit"] = recount(opened.settings, job, progress=out.tell)
         agrees = summary["audit"]["agrees"]

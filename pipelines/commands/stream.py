@@ -35,19 +35,19 @@ def register(app: typer.Typer) -> None:
 def stream(
     config: Annotated[Path | None, typer.Argument(help="Configuration file; default: that of the home.")] = None,
     home: HomeOption = None,
-    job: Annotated[str, typer.Option(help="The job of the configuration to run.")] = "vitals",
-    workers: Annotated[int, typer.Option(min=1, max=256, help="Worker processes; one shard each.")] = 1,
-    until_idle: Annotated[str | None, typer.Option(help="End if no message has come for this long: 5s.")] = None,
+    job: Annotated[str, typer.Option(help="Which of the configuration's jobs.")] = "vitals",
+    workers: Annotated[int, typer.Option(min=1, max=256, help="Worker processes, one per shard.")] = 1,
+    until_idle: Annotated[str | None, typer.Option(help="End when nothing has arrived for this long: 5s.")] = None,
     start: Annotated[
         str,
         typer.Option(
-            "--from", help="Where to begin partitions that were never read: earliest, latest, or a time with its zone."
+            "--from", help="Where to begin in partitions never read: earliest, latest, or a time with its zone."
         ),
     ] = "earliest",
     accept_loss: Annotated[
-        bool, typer.Option("--accept-loss", help="If Kafka has deleted unread messages, record the gap and go on.")
+        bool, typer.Option("--accept-loss", help="Record messages that Kafka has deleted as lost, and continue.")
     ] = False,
-    runner: Annotated[str, typer.Option(help="Runner of Beam: embedded or flink.")] = "embedded",
+    runner: Annotated[str, typer.Option(help="embedded or flink.")] = "embedded",
     view: Annotated[bool | None, typer.Option("--view/--no-view", help="Live view; default: on a terminal.")] = None,
     json: JsonOption = False,
 ) -> None:
@@ -57,7 +57,7 @@ def stream(
     idle = parse_seconds(until_idle) if until_idle else None
     begin = parse_start(start)
     if runner not in ("embedded", "flink"):
-        message = "use embedded or flink"
+        message = "The runner is 'embedded' or 'flink'."
         raise typer.BadParameter(message, param_hint="--runner")
     path = (config or resolve_home(home)).absolute()
     settings = load_settings(path)
@@ -88,9 +88,9 @@ def stream(
 
 
 def stop_on_signals(stop: threading.Event) -> None:
-    """Let the first Ctrl-C or SIGTERM stop the stream in order, and a second one end it at once.
+    """Stop in an orderly way on the first Ctrl-C or SIGTERM; the second one ends the process at once.
 
-    Called before the slow imports: an exception of a signal during an import would end in a traceback.
+    Called before the imports, which take a second: a KeyboardInterrupt there would end in a traceback of some module.
     """
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
@@ -126,10 +126,21 @@ def run_stream(
 ) -> int:
     """Run the workers of a stream until they end or ``stop`` is set; return the exit code.
 
-    ``on_tick`` is called a few times a second; ``note`` returns a line that the live view shows.
+    Args:
+        settings: of the home.
+        config_file: where the workers read the same settings.
+        job: the lane's name.
+        workers: how many processes; one per shard.
+        until_idle_seconds: end when nothing has arrived for so long; None: never.
+        start: where partitions begin that were never read; as parse_start gives it.
+        accept_loss: record messages that Kafka has deleted as lost, and continue.
+        view: whether to show the live view on standard error; logs go to a file then.
+        stop: ends the lane when it is set; default: only signals do.
+        on_tick: called a few times a second.
+        note: a line of its own for the view.
 
     Raises:
-        VitaLakeError: the configuration, a service or the lake does not allow a start.
+        VitaLakeError: the lane cannot start: its configuration, a service or the lake is not in order.
     """
     stop = stop or threading.Event()
     stop_on_signals(stop)
@@ -139,7 +150,7 @@ def run_stream(
     from pipelines.live.upkeep import Upkeep
     from pipelines.reconcile.sidecar import Sidecar
     from vitalake import logs
-    from vitalake.notifications import Notifier, Seen, sender
+    from vitalake.notifications import LaneObserved, Seen, notified_events
 
     options = stream_options(start, accept_loss=accept_loss, until_idle_seconds=until_idle_seconds)
     log_file = None
@@ -159,7 +170,7 @@ def run_stream(
     where = settings.observability
     observability = Observability(supervisor.view, job=job, host=where.host, port=where.port)
     try:
-        watch = Notifier(settings, job, sender(settings.notify, home=settings.home))
+        events = notified_events(settings, job)
         preflight(settings, job)
         logs.configure(stream=log_file)
         if stop.is_set():
@@ -168,7 +179,7 @@ def run_stream(
 
         def tick(running: Supervisor) -> None:
             view, now = running.view(), time.monotonic()
-            watch.observe(Seen(view.state == "paused", view.reasons, view.tally, now))
+            events.publish(LaneObserved(job, Seen(view.state == "paused", view.reasons, view.tally, now)))
             upkeep.tick(now)
             attributor.tick(now)
             if on_tick:

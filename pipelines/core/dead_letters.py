@@ -1,4 +1,4 @@
-"""Dead letters: what was rejected, encrypted, with the reason and the place in clear and nothing else."""
+"""Dead letters: rejected messages, encrypted. Only the reason and where the message was read stand in clear."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ _TAG_BYTES = 16
 _TIME_BYTES = 8
 _DAY_US = 86_400_000_000
 _TIMED = "\ntimed"
+"""In the authenticated data of a payload that begins with the broker's time; see open_message."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +38,7 @@ class Message:
 
 
 def _bound_to(topic_id: str, source: str, position: int, *, timed: bool) -> bytes:
-    """Return what a payload is authenticated with, so that it cannot be passed off as another message's."""
+    """Return the associated data of the encryption: a payload opens only as the message that it was sealed for."""
     return f"{topic_id}\n{source}\n{position}{_TIMED if timed else ''}".encode()
 
 
@@ -57,9 +58,9 @@ class DeadLetters:
         positions: Sequence[int],
         broker_ms: Sequence[int],
     ) -> dict[str, list[Any]]:
-        """Return the columns of envelopes: where each message was, and the message sealed.
+        """Return the columns of envelopes: where each message was read, and the encrypted message.
 
-        The broker's time is sealed with the payload: nothing that a producer can set stands in clear.
+        The broker's time is encrypted with the payload: nothing that a producer can set stands in clear.
 
         Args:
             values: payloads.
@@ -68,7 +69,7 @@ class DeadLetters:
             positions: offset of each.
             broker_ms: the broker's timestamp of each.
         """
-        # One call for all nonces of a batch: a call each costs as much as the encryption.
+        # One call for all nonces of a batch: one call per nonce costs as much as the encryption.
         random = os.urandom(_NONCE_BYTES * len(values))
         nonces = [random[i : i + _NONCE_BYTES] for i in range(0, len(random), _NONCE_BYTES)]
         encrypt = self._cipher.encrypt
@@ -102,11 +103,11 @@ class DeadLetters:
         decoder: str,
         rejected_at_us: int,
     ) -> pa.RecordBatch:
-        """Return one row a reject.
+        """Return the rows of the quarantine table, one per reject.
 
         Args:
             values: payload of each reject.
-            rejects: what was rejected, and why.
+            rejects: the reason of each, and which part of the message it is about.
             sources: ``topic[partition]`` of each.
             topic_ids: the topic's UUID of each.
             positions: offset of each.
@@ -130,25 +131,27 @@ class DeadLetters:
 
 
 def open_message(row: Mapping[str, object], keys: KeyRing) -> Message:
-    """Return the message of an envelope, for a replay.
+    """Decrypt the message of an envelope, for a replay.
 
     Args:
         row: the columns that ``DeadLetters.seal`` gives.
         keys: of the home.
 
     Raises:
-        PrivacyError: the key is not there, or the row is not what was written.
+        PrivacyError: the key is missing, or the row is not as it was written.
     """
     nonce, sealed = row["nonce"], row["payload"]
     assert isinstance(nonce, bytes) and isinstance(sealed, bytes)
-    # Earlier releases sealed the payload alone. Which form it is, is authenticated with the place.
+    # Earlier releases sealed the payload alone. The associated data names the form, so that it cannot be changed.
     timed = len(sealed) - _TAG_BYTES != row["payload_bytes"]
     bound = _bound_to(str(row["topic_id"]), str(row["source"]), int(str(row["position"])), timed=timed)
     try:
         opened = AESGCM(keys.get(str(row["key_id"])).secret).decrypt(nonce, sealed, bound)
     except (InvalidTag, ValueError):
         raise PrivacyError(
-            "Dead letter cannot be opened", where=f"{row['source']}@{row['position']}", remedy="It was tampered with."
+            "Dead letter cannot be decrypted",
+            where=f"{row['source']}@{row['position']}",
+            remedy="The row was changed after it was written: restore the quarantine table from a backup.",
         ) from None
     if not timed:
         return Message(opened, None)
@@ -156,9 +159,9 @@ def open_message(row: Mapping[str, object], keys: KeyRing) -> Message:
 
 
 def open_payload(row: Mapping[str, object], keys: KeyRing) -> bytes:
-    """Return the payload of an envelope.
+    """Decrypt the payload of an envelope.
 
     Raises:
-        PrivacyError: the key is not there, or the row is not what was written.
+        PrivacyError: the key is missing, or the row is not as it was written.
     """
     return open_message(row, keys).payload

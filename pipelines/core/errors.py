@@ -6,18 +6,18 @@ from vitalake.errors import InputError, LakeError, ServiceUnavailable
 
 
 class BrokerUnreachable(ServiceUnavailable):
-    """No broker answers; the lane waits and goes on by itself."""
+    """No broker answers; the lane waits and continues by itself."""
 
 
 class TopicMissing(InputError):
-    """The topic does not exist (any more)."""
+    """The topic does not exist, or not any more."""
 
     transient = True
 
 
 class TopicRemade(ServiceUnavailable):
-    """The topic was deleted and made again: the lane starts anew on the new one."""
+    """The topic was deleted and created again: the lane starts on the new one."""
 
 
 class UpstreamLoss(LakeError):
-    """The log no longer holds what comes next: somebody has to decide."""
+    """Kafka has deleted messages that the lane has not read: an operator has to decide whether to accept the loss."""

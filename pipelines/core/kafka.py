@@ -1,4 +1,4 @@
-"""One Kafka consumer for a shard of the partitions: which they are, where they go on, and what they hold."""
+"""A Kafka consumer of one shard: lists its partitions, starts at given offsets, and reads polls."""
 
 from __future__ import annotations
 
@@ -25,18 +25,22 @@ from vitalake.settings import Settings, StreamSettings, resolve_references
 _log = logging.getLogger(__name__)
 
 START_TIMEOUT_SECONDS = 10.0
-CONNECT_SECONDS = 3.0
-POLL_SECONDS = 0.05
-"""Longest wait for a poll to fill: it adds half of itself to the latency of a quiet lane."""
+"""How long a broker has to answer a request for metadata or offsets."""
 
-SAID_SECONDS = 600.0
-"""How often the log says that a broker was lost: one of several that stays away is missed at each attempt."""
+CONNECT_SECONDS = 3.0
+"""How long each configured address has to accept a connection."""
+
+POLL_SECONDS = 0.05
+"""Longest wait for a poll to fill. On a quiet lane it adds half of this to the latency."""
+
+REPORT_SECONDS = 600.0
+"""Shortest time between two log lines about a lost broker: librdkafka reports an absent one at every attempt."""
 
 ANSWER_SECONDS = 0.5
-"""How long a broker that was lost has to answer, each time that it is asked."""
+"""How long a lost broker has to answer, each time it is asked whether it is back."""
 
 POLL_BYTES = 32 << 20
-"""A poll is made smaller when messages are large."""
+"""Target size of a poll: with large messages a poll takes fewer of them."""
 
 # The underscore is librdkafka's mark for errors of the client itself; they are public.
 _GONE = (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC, KafkaError._UNKNOWN_PARTITION)  # noqa: SLF001
@@ -56,28 +60,28 @@ class Shard:
         return f"{self.index}of{self.of}"
 
     def takes(self, topic: str, partition: int) -> bool:
-        """Return whether the partition is in the shard; a topic's partitions are spread evenly."""
+        """Return whether the partition belongs to the shard; a topic's partitions are spread evenly over the shards."""
         return (zlib.crc32(topic.encode()) + partition) % self.of == self.index
 
 
 def client_options(settings: Settings) -> dict[str, str | int | float | bool]:
-    """Return librdkafka's options to reach the broker, references resolved.
+    """Return librdkafka's options to reach the broker, with references to secrets resolved.
 
     Raises:
-        SettingsError: a reference leads nowhere.
+        SettingsError: a reference cannot be resolved.
     """
     return {
         "bootstrap.servers": settings.kafka.bootstrap_servers,
-        "log_level": 0,  # its own lines name brokers only, but ours say it in our words
+        "log_level": 0,  # librdkafka would print its own lines beside our structured log
         **resolve_references(settings.kafka.options, home=settings.home),
     }
 
 
-def refuse_silent(servers: str) -> None:
-    """Return if a broker takes a connection: Kafka's client tries again for ten seconds where nobody listens.
+def check_broker_listens(servers: str) -> None:
+    """Check that a broker accepts a connection: Kafka's own client would retry for ten seconds before it fails.
 
     Raises:
-        BrokerUnreachable: none does.
+        BrokerUnreachable: no address accepts a connection.
     """
     for server in servers.split(","):
         address = urlsplit(server.strip() if "://" in server else f"//{server.strip()}")
@@ -89,10 +93,10 @@ def refuse_silent(servers: str) -> None:
 
 
 def list_partitions(admin: AdminClient, topics: list[str]) -> list[PartId]:
-    """Return the partitions of the topics as they are now.
+    """Return the current partitions of the topics.
 
-    Whoever makes the client ends it by ``with``: left to the last reference, which an error's traceback may hold, it
-    may be freed in a thread of its own, and librdkafka aborts the process.
+    The caller closes the client with ``with``. If the garbage collector freed it instead (the traceback of an error can
+    hold the last reference), that could happen in a thread of librdkafka, which then aborts the process.
 
     Raises:
         TopicMissing: there is no such topic.
@@ -105,10 +109,12 @@ def list_partitions(admin: AdminClient, topics: list[str]) -> list[PartId]:
         except (KafkaException, TimeoutError) as error:
             if _code(error) in _GONE:
                 raise TopicMissing(
-                    "Topic not found", where=name, remedy="Make the topic, or mend jobs.*.topics in the configuration."
+                    "Topic not found",
+                    where=name,
+                    remedy="Create the topic, or correct jobs.*.topics in the configuration.",
                 ) from None
             raise BrokerUnreachable(
-                "Broker does not answer", where="kafka.bootstrap_servers", remedy="Start it, or mend the address."
+                "Broker does not answer", where="kafka.bootstrap_servers", remedy="Start it, or correct the address."
             ) from None
         found += [PartId(name, str(description.topic_id), part.id) for part in description.partitions]
     return sorted(found)
@@ -120,7 +126,7 @@ def _code(error: BaseException) -> int | None:
 
 
 class ShardConsumer:
-    """Reads the partitions of one shard, from positions that the lake tells."""
+    """Reads the partitions of one shard, from the positions that are recorded in the lake."""
 
     def __init__(self, settings: Settings, job: str, shard: Shard) -> None:
         self.stream: StreamSettings = settings.jobs[job]
@@ -128,7 +134,7 @@ class ShardConsumer:
         self.name = f"{job}/{shard}"
         self.parts: tuple[PartId, ...] = ()
         self.next: dict[PartId, int] = {}
-        self.down, self._said, self._asked = False, -SAID_SECONDS, 0.0
+        self.down, self._reported_at, self._asked_at = False, -REPORT_SECONDS, 0.0
         self._index: dict[tuple[str, int], int] = {}
         self._batch = self.stream.poll_messages
         options = client_options(settings)
@@ -153,19 +159,19 @@ class ShardConsumer:
         if error.code() not in _DOWN:
             return
         self.down = True
-        if time.monotonic() - self._said >= SAID_SECONDS:
-            self._said = time.monotonic()
+        if time.monotonic() - self._reported_at >= REPORT_SECONDS:
+            self._reported_at = time.monotonic()
             _log.warning("broker lost", extra={"shard": self.name, "remedy": "waiting; goes on by itself"})
 
     def close(self) -> None:
-        """Leave the broker."""
+        """Close the connections to the broker."""
         with self.admin:
             self._consumer.close()
 
     # -- which partitions, and from where ------------------------------------------------------------------------
 
     def list_parts(self) -> list[PartId]:
-        """Return the shard's partitions as they are now.
+        """Return the shard's current partitions.
 
         Raises:
             TopicMissing, BrokerUnreachable
@@ -174,7 +180,7 @@ class ShardConsumer:
         return [part for part in parts if self.shard.takes(part.topic, part.partition)]
 
     def bounds(self, part: PartId) -> tuple[int, int]:
-        """Return the first offset the log holds and the one after its last.
+        """Return the first offset that Kafka still has of a partition, and the offset after its last one.
 
         Raises:
             BrokerUnreachable: no broker answers.
@@ -185,32 +191,33 @@ class ShardConsumer:
             )
         except KafkaException:
             raise BrokerUnreachable(
-                "Broker does not answer", where=str(part), remedy="The lane waits and goes on by itself."
+                "Broker does not answer", where=str(part), remedy="The lane waits and continues by itself."
             ) from None
 
     def holds(self, part: PartId, offset: int) -> bool:
-        """Return whether the log gives a message at an offset or soon after, by asking for it.
+        """Return whether Kafka has a message at an offset or soon after it; found out by reading there.
 
-        The embedded broker names the start of its last batch as the log's end, so bounds alone would cry wolf.
+        The embedded broker reports the start of its last batch as the end of the log, so by the bounds alone messages
+        would seem lost that are there.
         """
         self._consumer.assign([TopicPartition(part.topic, part.partition, offset)])
         messages = self._consumer.consume(1, START_TIMEOUT_SECONDS / 2)
         return bool(messages) and messages[0].error() is None
 
     def offset_at(self, part: PartId, start: Literal["earliest", "latest"] | int) -> int:
-        """Return the offset to begin at: the log's first, its end, or the first message not before a time (ms)."""
+        """Return the offset to begin at: the first, the end, or the first message at or after a time (ms)."""
         low, high = self.bounds(part)
         if start == "earliest":
             return low
         if start == "latest":
             return high
-        wanted = TopicPartition(part.topic, part.partition)
-        listed = self.admin.list_offsets({wanted: OffsetSpec.for_timestamp(start)})
+        partition = TopicPartition(part.topic, part.partition)
+        listed = self.admin.list_offsets({partition: OffsetSpec.for_timestamp(start)})
         offset: int = next(iter(listed.values())).result(START_TIMEOUT_SECONDS).offset
         return high if offset < 0 else offset
 
     def start(self, positions: Mapping[PartId, int]) -> None:
-        """Read from these positions, whatever was read before."""
+        """Read from these positions from now on, whatever was read before."""
         self.parts = tuple(sorted(positions))
         self.next = dict(positions)
         self._index = {(part.topic, part.partition): i for i, part in enumerate(self.parts)}
@@ -219,10 +226,11 @@ class ShardConsumer:
     # -- reading -------------------------------------------------------------------------------------------------
 
     def poll(self) -> Iterator[Poll]:
-        """Yield what has come, by format; nothing when nothing has.
+        """Yield the messages that have arrived, one poll per format; yield nothing when none has.
 
         Raises:
-            UpstreamLoss, TopicRemade
+            UpstreamLoss: messages that come next were deleted from the log.
+            TopicRemade: the topic was deleted.
         """
         messages = self._consumer.consume(self._batch, POLL_SECONDS) if self.parts else []
         if not messages:
@@ -237,24 +245,25 @@ class ShardConsumer:
         self.down = False
         self._size_next(payloads)
         polls = self._by_format(messages, payloads)
-        del messages, payloads  # as much memory again as the payloads, while the poll is worked on
+        del messages, payloads  # they would double the memory of the payloads while the poll is worked on
         while polls:
             yield polls.pop(0)
 
     def _answers(self) -> bool:
-        """Return whether a broker leads each partition again, asked once a second: where nothing comes nothing says so.
+        """Return whether every partition has a leader again; asked at most once a second.
 
-        By the other client: behind a fetch that waits, the consumer's connection gives no answer in time.
+        On a topic without new messages nothing else shows that the broker is back. The admin client asks, because the
+        consumer's connection cannot answer in time while a fetch waits on it.
         """
-        if time.monotonic() - self._asked < 2 * ANSWER_SECONDS:
+        if time.monotonic() - self._asked_at < 2 * ANSWER_SECONDS:
             return False
-        self._asked = time.monotonic()
+        self._asked_at = time.monotonic()
         try:
             topics = self.admin.list_topics(timeout=ANSWER_SECONDS).topics
         except KafkaException:
             return False
-        there = [topics[part.topic].partitions.get(part.partition) for part in self.parts if part.topic in topics]
-        return all(partition is None or partition.leader >= 0 for partition in there)
+        listed = [topics[part.topic].partitions.get(part.partition) for part in self.parts if part.topic in topics]
+        return all(partition is None or partition.leader >= 0 for partition in listed)
 
     def _by_format(self, messages: list[Message], payloads: list[bytes | None]) -> list[Poll]:
         formats = {self.stream.topics[part.topic] for part in self.parts}
@@ -290,19 +299,19 @@ class ShardConsumer:
                 continue
             if error.code() in _LOST:
                 raise UpstreamLoss(
-                    "The log no longer holds what comes next",
+                    "Kafka has deleted messages that were not read yet",
                     where=f"{message.topic()}[{message.partition()}]",
-                    remedy="Look at the topic's retention; 'vitalake stream --accept-loss' records the gap.",
+                    remedy="Check the topic's retention. 'vitalake stream --accept-loss' records the gap.",
                 )
             if error.code() in _GONE:
                 raise TopicRemade(
-                    "Topic is gone", where=str(message.topic()), remedy="The lane waits until it is there again."
+                    "Topic was deleted", where=str(message.topic()), remedy="The lane waits until it exists again."
                 )
             self._on_error(error)
         return [m for m in messages if m.error() is None]
 
     def lag(self) -> dict[str, int]:
-        """Return how many messages each partition holds that were not read yet, as far as is known."""
+        """Return how many messages of each partition were not read yet, for the partitions where it is known."""
         lags = {}
         for part in self.parts:
             try:

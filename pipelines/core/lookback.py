@@ -1,4 +1,4 @@
-"""Which rows were seen lately: a hash table of fingerprints in numpy, bounded by entries and by time."""
+"""Recognises rows that came recently: a hash table of fingerprints in numpy, bounded by entries and by time."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 Fingerprints = npt.NDArray[np.uint64]  # shape (n, 2)
 
-_LOAD: Final = 2  # slots an entry: probes stay short up to half full
+_LOAD: Final = 2  # slots per entry: a table that is at most half full needs few probes
 
 
 class _Generation:
@@ -18,7 +18,7 @@ class _Generation:
     def __init__(self, entries: int) -> None:
         slots = 1 << (entries * _LOAD - 1).bit_length()
         self.mask = np.uint64(slots - 1)
-        # Written once in full, so that memory is what it will be and does not grow with the backlog.
+        # Written once in full, so that the memory is taken now and does not grow while a backlog is read.
         self.high = np.full(slots, 1, np.uint64)
         self.low = np.full(slots, 1, np.uint64)
         self.clear()
@@ -58,7 +58,7 @@ class _Generation:
                 waiting = high[:0], low[:0], slot[:0]
             self.high[slot] = high
             self.low[slot] = low
-            # Of several that took one slot the last one has it; the others go on.
+            # Several can have chosen one slot: the one written last has it, the others try the next slot.
             lost = np.flatnonzero((self.high[slot] != high) | (self.low[slot] != low))
             high = np.concatenate([waiting[0], high[lost]])
             low = np.concatenate([waiting[1], low[lost]])
@@ -74,20 +74,21 @@ def first_occurrences(prints: Fingerprints) -> npt.NDArray[np.bool_]:
         bits = np.uint64(max(len(remaining) * 4 - 1, 1).bit_length())
         bucket = (prints[remaining, 0] >> shift) & ((np.uint64(1) << bits) - np.uint64(1))
         owner = np.zeros(1 << int(bits), np.int64)
-        owner[bucket[::-1]] = remaining[::-1]  # assigned backwards: the first one stays
-        mine = owner[bucket]
-        same = (prints[mine] == prints[remaining]).all(axis=1)
-        first[remaining[same & (mine != remaining)]] = False
-        remaining = remaining[~same]  # another fingerprint owns the bucket: next round, other bits
+        owner[bucket[::-1]] = remaining[::-1]  # assigned backwards, so that the first of a bucket is written last
+        owners = owner[bucket]
+        same = (prints[owners] == prints[remaining]).all(axis=1)
+        first[remaining[same & (owners != remaining)]] = False
+        remaining = remaining[~same]  # a different fingerprint owns the bucket: try other bits in the next round
         shift = (shift + np.uint64(7)) % np.uint64(40)
     return first
 
 
 class LookBack:
-    """Recognises repeats among at least the last ``entries`` rows and ``seconds``, at most twice as many.
+    """Recognises repeats among at least the last ``entries`` rows or the rows of the last ``seconds``.
 
-    Two generations: rows are looked up in both and go into the younger; when that is full or old, the older one is
-    forgotten. Lookups and inserts are vectorised; memory is taken once.
+    There are two generations. Rows are looked up in both and inserted into the younger one. When the younger one is
+    full or too old, the older one is emptied and becomes the younger: at most twice as much is remembered. Lookups and
+    inserts are vectorised; memory is taken once.
     """
 
     def __init__(self, *, entries: int, seconds: float) -> None:
@@ -106,13 +107,13 @@ class LookBack:
 
         Args:
             prints: (n, 2) fingerprints in order of arrival.
-            now: seconds, of any clock that does not go back.
-            older: of the same rows, in the form of an earlier release; looked up besides.
+            now: seconds, of any monotonic clock.
+            older: fingerprints of the same rows in the form of an earlier release, which are looked up too.
         """
         if len(prints) == 0:
             return np.zeros(0, np.bool_)
         prints = np.ascontiguousarray(prints)
-        prints[:, 0] |= np.uint64(1)  # never the mark of an empty slot; one bit of 128 is given up
+        prints[:, 0] |= np.uint64(1)  # zero marks an empty slot; this gives up one bit of 128
         new = first_occurrences(prints)
         candidates = np.flatnonzero(new)
         seen = self._contains(prints[candidates])

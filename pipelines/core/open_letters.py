@@ -1,4 +1,4 @@
-"""Which messages are put aside and open: the rows of a quarantine table for which there is no resolution."""
+"""Open messages: the rows of a quarantine table for which there is no resolution yet."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ DEAD_LETTER = "quarantine/dead_letter"
 
 BATCH_MESSAGES = 5_000
 BATCH_BYTES = 32 << 20
-"""A batch has at most so many messages, and at most so many bytes of payload: it is in memory several times over."""
+"""Limits of a batch, in messages and in bytes of payload: while it is worked on, it is in memory several times."""
 
 ATTEMPTS = 3
-"""How often a table that is rewritten meanwhile is counted anew."""
+"""How often a table is counted again when it is rewritten meanwhile."""
 
 _READ_ROWS = 256
-"""Rows read at a time, of at most a megabyte each by default."""
+"""Rows read at a time: by default a message has at most a megabyte."""
 
 PLACE = ("dataset", "source", "topic_id", "position")
-"""What names a message that was put aside."""
+"""The columns that identify a message of a quarantine table."""
 
 
 class LettersMoved(LakeError):
-    """The files that were being read are gone: they were replaced."""
+    """The files that were being read are gone, because a rewrite replaced them."""
 
     transient = True
 
@@ -63,15 +63,16 @@ def topic_of(source: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """Which messages; every field that is given must fit.
+    """Selects messages; a message must match every field that is given.
 
     Attributes:
         reason: why they were rejected.
         source: ``topic[partition]``, or a topic.
         position: offset.
         sources: exact partitions; None takes all.
-        device_keys: of which devices, in a table that says; also those of several devices. None takes all.
-        since: the first day, ISO, on which they were put aside. None takes all.
+        device_keys: of which devices, in a table with that column; messages of several devices, which have no key
+            there, are taken too. None takes all.
+        since: the first day, ISO, of the table's files. None takes all.
     """
 
     reason: str | None = None
@@ -82,30 +83,30 @@ class Choice:
     since: str | None = None
 
     def takes(self, source: Source) -> bool:
-        """Return whether messages of a partition can be among them."""
+        """Return whether messages of a partition can match."""
         return self.source in (None, source.source, source.topic) and (self.sources is None or source in self.sources)
 
 
 @dataclass(slots=True)
 class Places:
-    """Positions by partition: eight bytes each, however many there are."""
+    """A set of messages, kept as sorted positions per partition: eight bytes a message."""
 
     _sorted: dict[Source, npt.NDArray[np.int64]] = field(default_factory=dict)
 
     def add(self, rows: pa.Table) -> None:
-        """Take in the places of rows."""
+        """Add the places of rows."""
         for source, index in by_source(rows).items():
             positions = rows["position"].take(pa.array(index)).to_numpy()
             known = self._sorted.get(source, np.zeros(0, np.int64))
             self._sorted[source] = np.union1d(known, positions)
 
     def merge(self, other: Places) -> None:
-        """Take in another's."""
+        """Add the places of another set."""
         for source, positions in other._sorted.items():
             self._sorted[source] = np.union1d(self._sorted.get(source, np.zeros(0, np.int64)), positions)
 
     def hold(self, rows: pa.Table) -> npt.NDArray[np.bool_]:
-        """Return for each row whether its place is among them."""
+        """Return for each row whether its place is in the set."""
         held = np.zeros(rows.num_rows, np.bool_)
         for source, index in by_source(rows).items():
             known = self._sorted.get(source)
@@ -114,7 +115,7 @@ class Places:
         return held
 
     def __len__(self) -> int:
-        """Return how many they are."""
+        """Return the number of places."""
         return sum(map(len, self._sorted.values()))
 
 
@@ -145,7 +146,7 @@ def _texts(rows: pa.Table, name: str) -> pa.ChunkedArray:
 
 
 def resolved(lake: Lake, table: str, *, outcome: str | None = None) -> Places:
-    """Return the places of a quarantine table's messages that are resolved as of now, with one outcome or any."""
+    """Return the places of a quarantine table's messages that are resolved now, with this outcome or with any."""
     places = Places()
     for rows in _resolutions(lake, table, [*PLACE, "table", "outcome"]):
         places.add(rows if outcome is None else rows.filter(pc.equal(rows["outcome"].cast(pa.string()), outcome)))
@@ -173,7 +174,7 @@ def _resolutions(lake: Lake, table: str, columns: list[str]) -> Iterator[pa.Tabl
 
 
 def _ordered(table: Table, *, since: str | None = None) -> list[StagedFile]:
-    """Return a table's files, the oldest day first, of a day and later ones."""
+    """Return a table's files from a day on, the oldest day first."""
     files = [file for file in table.snapshot().files.values() if since is None or file.day is None or file.day >= since]
     return sorted(files, key=lambda file: (str(file.day), file.path))
 
@@ -183,7 +184,15 @@ def _ordered(table: Table, *, since: str | None = None) -> list[StagedFile]:
 
 @dataclass(slots=True)
 class Census:
-    """How many messages are open, and of what kinds."""
+    """How many messages a quarantine table has, and how many of these are open, by reason and partition.
+
+    Attributes:
+        total: messages of the table.
+        open: messages of the choice that are not resolved.
+        reasons: reason → open messages.
+        sources: partition → open messages.
+        decoders: partition → the decoder and version that rejected one of its open messages.
+    """
 
     total: int = 0
     open: int = 0
@@ -196,7 +205,7 @@ def census(lake: Lake, table: str, choice: Choice | None = None) -> Census:
     """Count the messages of a quarantine table; no payload is read.
 
     Raises:
-        LettersMoved: the table is always rewritten meanwhile.
+        LettersMoved: the table was rewritten during every attempt.
         ServiceUnavailable: storage cannot be read.
     """
     for _ in range(ATTEMPTS - 1):
@@ -238,27 +247,27 @@ def open_letters(lake: Lake, table: str, choice: Choice, *, done: Places) -> Ite
     """Yield open messages in batches, the oldest day first, in the order of their positions within a batch.
 
     Args:
-        lake: its table as the object stands; refresh it before.
+        lake: its table is read as of its last refresh.
         table: ``quarantine/dead_letter``, or another table of envelopes.
-        choice: which of them.
-        done: those that are not open, or are to be passed over.
+        choice: which messages.
+        done: messages that are resolved, or are to be skipped.
 
     Raises:
-        LettersMoved: the table was rewritten meanwhile, and what was replaced is gone.
+        LettersMoved: the table was rewritten meanwhile, and the replaced files were deleted.
         ServiceUnavailable: storage cannot be read.
     """
     if not lake.storage.holds_table(table):
         return
-    held: list[pa.Table] = []
+    batch: list[pa.Table] = []
     count = size = 0
     for rows in _letters(lake.table(table), choice, done):
-        held.append(rows)
+        batch.append(rows)
         count, size = count + rows.num_rows, size + rows.nbytes
         if count >= BATCH_MESSAGES or size >= BATCH_BYTES:
-            yield _in_order(held)
-            held, count, size = [], 0, 0
-    if held:
-        yield _in_order(held)
+            yield _in_order(batch)
+            batch, count, size = [], 0, 0
+    if batch:
+        yield _in_order(batch)
 
 
 def _letters(table: Table, choice: Choice, done: Places) -> Iterator[pa.Table]:
@@ -290,7 +299,9 @@ def _open(table: Table, file: StagedFile) -> Iterator[pq.ParquetFile]:
     except FileNotFoundError:
         if (gone := table.lost_file()) is not None:
             raise gone from None
-        raise LettersMoved("Table was rewritten meanwhile", where=table.name, remedy="Try again.") from None
+        raise LettersMoved(
+            "Table was rewritten while it was read", where=table.name, remedy="Run the command again."
+        ) from None
     except OSError as error:
         raise unavailable(error, "Lake cannot be read", where=table.name, remedy="Check the lake's storage.") from None
 

@@ -1,4 +1,4 @@
-"""What flows through both lanes: a whole poll, from raw messages to masked rows."""
+"""The data that flow through both lanes: a whole poll at a time, from raw messages to masked rows."""
 
 from __future__ import annotations
 
@@ -18,19 +18,20 @@ from vitalake.lake.commits.spans import PartId
 
 @dataclass(slots=True)
 class Poll:
-    """The messages of one poll; one format. Payloads stay Python bytes: the decoder reads them one by one.
+    """The messages of one poll, all of one format. Payloads stay Python bytes: the decoder reads them one by one.
 
     Attributes:
         shard: the lane it belongs to, ``<job>/<i>of<n>``.
         format: of its messages.
         values: payloads; None is a tombstone.
-        parts: partitions, in the order ``part`` refers to.
+        parts: the partitions that ``part`` refers to.
         part: int32 per message, index into ``parts``.
         offset: int64 per message.
         broker_ms: int64 per message, the broker's or producer's timestamp.
-        ours: which of these are our own clock's, because the broker's could not be, or is not known any more; None:
-            none. See arrival.
-        origin: the same messages where they were read first, if they are taken from elsewhere now; None: from there.
+        ours: for which messages ``broker_ms`` is our own clock's time, because the broker's time could not be right or
+            is not known any more; None: for none. See arrival.
+        origin: the same messages with the partitions and offsets at which they were read first, if they are read from
+            elsewhere now; None: they are read there.
     """
 
     shard: str
@@ -45,7 +46,7 @@ class Poll:
 
     @property
     def nbytes(self) -> int:
-        """Return roughly how much it holds; what the runner's sampling asks."""
+        """Return a rough estimate of its size, which Beam's sampling of elements asks for."""
         return 700 * len(self.values)
 
 
@@ -59,30 +60,30 @@ class DecodedPoll:
 
 @dataclass(slots=True)
 class Outcome:
-    """What became of every message and row of a poll: the writer only counts and stages.
+    """What became of every message and row of a poll: the writer only counts the rows and stages them.
 
     Attributes:
         poll: the poll.
-        rows: rows to go on with: identified until masked, then masked.
+        rows: the rows that are left: identified until they are masked, then masked.
         message: int32 per row of ``rows``, index of its message.
         row_message: int32 per *decoded* row, index of its message.
-        rejects: messages to the dead letters.
+        rejects: messages that go to the dead letters.
         tombstones: indices of messages without a value.
-        empty: indices of decoded messages that held nothing for this dataset.
+        empty: indices of decoded messages that have no row for this dataset.
         duplicate: index of the message of every duplicate row.
         filtered: index of the message of every filtered row.
-        fingerprints: of the rows; once it is recognised which were seen before, those to be remembered.
-        older: fingerprints of the same rows in the form of an earlier release, while its look-backs are used.
-        effective_us: int64 per row of ``rows``: true time, for lateness; never written.
-        held: index of the message of every row that waits to be told whose it is.
-        extra: rows for further tables, by the table's name: the same rows as they came, held messages, resolutions.
-        associations: version of the table of associations the rows were attributed by.
-        recognised: rows that were seen before were taken out.
+        fingerprints: of the rows; once duplicates are removed, only those that the look-back files are to remember.
+        older: fingerprints of the same rows in the form of an earlier release, while its look-back files are used.
+        effective_us: int64 per row of ``rows``: the unmasked time, to find late rows; never written.
+        held: index of the message of every row that is held until its patient is known.
+        extra: rows for further tables, by the table's name: the same rows unmasked, held messages, resolutions.
+        associations: version of the table of associations by which the rows were attributed.
+        recognised: whether duplicates were removed already.
         refused: what the rejected messages were about, as far as it is known.
-        late: of earlier rejected messages, what has turned out to be somebody's.
-        told: of rejected messages rows that the care store can use; see Decoded.
-        people: what messages of results tell of patients beside; see Decoded.
-        unfit: column → index of the message of every published row whose text there was none that may be published.
+        late: what earlier rejected messages were about whose patient is known only now.
+        told: rows of rejected messages that the care store can use; see Decoded.
+        people: what messages of results also say about patients; see Decoded.
+        unfit: column → index of the message of every published row whose text there may not be published.
         mapped, unmapped: codes of local systems, and what each was taken as, → index of the message of every row; see
             pipelines/formats/shared/local_codes.py.
     """
@@ -112,7 +113,7 @@ class Outcome:
     unmapped: Mapping[str, npt.NDArray[np.int32]] = field(default_factory=dict)
 
     def keep(self, new: npt.NDArray[np.bool_]) -> None:
-        """Keep the rows that are new, and count the others as duplicates; they are not masked yet."""
+        """Keep the rows that are new, and count the others as duplicates; the rows are not masked yet."""
         self.duplicate = np.concatenate([self.duplicate, self.message[~new]]).astype(np.int32)
         self.rows, self.message = self.rows.filter(pa.array(new)), self.message[new]
         self.fingerprints, self.effective_us = self.fingerprints[new], self.effective_us[new]

@@ -1,4 +1,4 @@
-"""Cuts spans out of what flows, counts them, and commits them one after the other in a thread of its own."""
+"""Collects rows in spans, counts them, and commits one span after the other in a thread of its own."""
 
 from __future__ import annotations
 
@@ -34,23 +34,34 @@ _log = logging.getLogger(__name__)
 DEAD_LETTERS = "quarantine/dead_letter"
 
 SPAN_BYTES = 64 << 20
-"""A span is cut when it holds this much: huge messages must not fill the memory."""
+"""A span is cut when its rows are this large: large messages must not fill the memory."""
 
 FIRST_SHARE = 1 / 16
-"""Of a span's age and length, for the first one of a stream; each next one may be GROWTH times as much. A worker that
-is killed every few seconds then still decides something each time."""
+"""The first span of a stream is cut at this share of the configured age and length, and each following one at GROWTH
+times the share of the one before. So a worker that is killed every few seconds still decides a span each time."""
 
 GROWTH = 4
-"""A span costs some 60 ms of processor time whatever it holds: with 4, a start costs two spans more than without small
-ones, with 2 it cost four more."""
+"""A span costs about 60 ms of processor time whatever its size. With 4 the small spans of a start cost two spans more
+than a start without them; with 2 it was four more."""
 
 PAUSE_SECONDS = (0.2, 0.5, 1.0, 2.0, 5.0)
-"""Waits between tries while storage refuses."""
+"""Waits between tries while the storage fails."""
 
 
 @dataclass(slots=True)
 class OpenSpan:
-    """A span that is still taking in polls."""
+    """A span that still takes polls.
+
+    Attributes:
+        opened: when its first poll came, by time.monotonic().
+        parts: what it covers of each partition, and the counts.
+        rows: table → rows that are to be written.
+        seen: fingerprints for the look-back file.
+        broker_ms: the broker's timestamps, for the latency.
+        messages: how many it has.
+        nbytes: roughly the size of its rows.
+        associations: the oldest version of the associations by which its rows were attributed.
+    """
 
     opened: float
     parts: dict[PartId, Part] = field(default_factory=dict)
@@ -69,7 +80,7 @@ class OpenSpan:
 
 
 class SpanWriter:
-    """Takes outcomes in, lets spans out. ``start`` of a part is always where the last one ended."""
+    """Takes outcomes and commits them in spans. A span covers each partition from where the span before ended."""
 
     def __init__(
         self,
@@ -93,25 +104,25 @@ class SpanWriter:
         kind: Literal["stream", "replay", "attribution"] = "stream",
         begin_small: bool = False,
     ) -> None:
-        """Prepare.
+        """Start the committer's thread. Use FencedSteps.open_writer, which gives the right fence.
 
         Args:
-            lake: opened by this thread, and used by the committer's from now on.
-            job: whose spans.
-            shard: of it, ``<i>of<n>``.
+            lake: opened by this thread, and used by the committer's thread from now on.
+            job: the job of the spans.
+            shard: its shard, ``<i>of<n>``.
             epoch: of the shard.
-            fence: the dataset's, read before keys, rules and associations were.
+            fence: of the dataset, as it was before keys, rules and associations were read.
             rules: version of the rules.
             decoder: decoders and versions.
             dead_letters: makes envelopes of rejects.
             span_seconds: age at which a span is cut.
-            span_rows: messages at which it is.
-            late_seconds: see the ledger.
-            positions: where each partition goes on; kept up to date.
-            watermarks: newest effective time of each, in microseconds.
-            stop: ends waiting for storage.
-            on_committed: told each span that is added everywhere.
-            on_paused: told why the writer waits.
+            span_rows: number of messages at which a span is cut.
+            late_seconds: how far a row may lie behind the watermark before the ledger counts it as late.
+            positions: where reading of each partition continues; the writer updates it.
+            watermarks: newest effective time of each partition, in microseconds.
+            stop: when it is set, the writer no longer waits for the storage.
+            on_committed: called with each span that was added to all tables.
+            on_paused: called with the reason for which the writer waits.
             kind: of the spans.
             begin_small: whether the first spans are cut earlier, see FIRST_SHARE.
         """
@@ -128,10 +139,10 @@ class SpanWriter:
         self._committer = ThreadPoolExecutor(1, thread_name_prefix="committer")
         self._pending: Future[None] | None = None
 
-    # -- taking in -----------------------------------------------------------------------------------------------
+    # -- collecting ----------------------------------------------------------------------------------------------
 
     def take(self, outcome: Outcome) -> None:
-        """Count a poll's outcome and keep its rows for the span; cut the span when it is time."""
+        """Count a poll's outcome, and add its rows to the open span."""
         if self._open is None:
             self._open = OpenSpan(time.monotonic())
         span, poll = self._open, outcome.poll
@@ -205,7 +216,7 @@ class SpanWriter:
             part.count_local(_of_part(mapped, i), _of_part(unmapped, i))
             mine = outcome.effective_us[row_part == i]
             if len(mine):
-                # A clock that runs ahead must not make everybody else late.
+                # A device's clock that runs ahead must not make the rows of all others late.
                 newest = min(int(mine.max()), int(poll.broker_ms[part_of == i].max()) * 1000)
                 part.max_effective_us = max(part.max_effective_us or newest, newest)
 
@@ -218,7 +229,7 @@ class SpanWriter:
     # -- cutting -------------------------------------------------------------------------------------------------
 
     def cut_if_due(self) -> None:
-        """Cut the span if it is old, long or heavy enough."""
+        """Cut the open span if it has reached its age, its number of messages or its size."""
         span, share = self._open, self._share_of_span
         if span and (
             time.monotonic() - span.opened >= share * self._span_seconds
@@ -228,7 +239,7 @@ class SpanWriter:
             self.cut()
 
     def cut(self) -> None:
-        """Hand the open span to the committer; waits while the one before is still being committed.
+        """Hand the open span to the committer; wait first until the span before is committed.
 
         Raises:
             VitaLakeError: the span before could not be committed.
@@ -247,17 +258,17 @@ class SpanWriter:
         self._pending = self._committer.submit(self._commit, opened)
 
     def flush(self) -> None:
-        """Wait until what was cut is committed and added everywhere.
+        """Wait until the span that was cut last is committed and added to all tables.
 
         Raises:
-            VitaLakeError: it could not be.
+            VitaLakeError: it could not be committed.
         """
         pending, self._pending = self._pending, None
         if pending is not None:
             pending.result()
 
     def close(self) -> None:
-        """End the committer's thread; what is not cut is thrown away and read again."""
+        """End the committer's thread; what is not cut is discarded and read again."""
         self._open = None
         self._committer.shutdown(wait=True)
 
@@ -271,13 +282,13 @@ class SpanWriter:
         self._on_committed(span)
 
     def _persist(self, step: Callable[[], None]) -> None:
-        """Do a step that is safe to repeat until storage lets it through."""
-        attempt, said = 0, ""
+        """Repeat a step, which must be safe to repeat, until the storage accepts it."""
+        attempt, logged = 0, ""
         while True:
             try:
                 return step()
             except (OSError, ServiceUnavailable) as error:
-                said = self._pause(error, attempt, said)
+                logged = self._pause(error, attempt, logged)
                 attempt += 1
 
     def _span(self, opened: OpenSpan) -> Span:
@@ -322,15 +333,15 @@ class SpanWriter:
         self._lake.decide(span)
         failpoint("decided")
 
-    def _pause(self, error: OSError | ServiceUnavailable, attempt: int, said: str) -> str:
-        """Wait before the next try; return the reason, which is logged when it is another than what was said last."""
+    def _pause(self, error: OSError | ServiceUnavailable, attempt: int, logged: str) -> str:
+        """Wait before the next try; return the reason, which is logged if it differs from the one logged last."""
         why = error if isinstance(error, ServiceUnavailable) else unavailable(
-            error, "Lake storage refuses", where="lake", remedy="Check its disk; nothing is lost, start again then."
+            error, "Lake storage refuses", where="lake", remedy="Check its disk, then start again. Nothing is lost."
         )  # fmt: skip
         if not why.transient:
             raise why from None
         self._on_paused(f"{why.what}; waiting, goes on by itself")
-        if why.what != said:
+        if why.what != logged:
             extra = {"what": why.what, "where": why.where, "remedy": why.remedy}
             _log.warning("paused", extra={**extra, "shard": f"{self._job}/{self._shard}"})
         if self._stop.wait(PAUSE_SECONDS[min(attempt, len(PAUSE_SECONDS) - 1)]):

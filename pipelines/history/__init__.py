@@ -1,1 +1,1 @@
-"""The history lane: from a warehouse, by one SQL SELECT a dataset, through the same masks, spans and ledger."""
+"""The history lane: loads a warehouse by one SELECT per dataset, through the live lane's masks, spans and ledger."""

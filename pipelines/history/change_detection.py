@@ -1,8 +1,9 @@
-"""What was loaded of a source, message by message, so that one that was changed there is seen.
+"""Finds the messages of a source that are new or were changed since they were loaded.
 
-A file of digests in the home, in the order in which messages were loaded. It is written before they are: how many of
-its entries hold is said by the lake's positions, so that a load that is killed at any moment leaves no message out, and
-none twice. Where it is missing, messages are passed over by their place, and remembered as they are now.
+A file in the home keeps a digest of every loaded message, in the order of loading. It is written before the messages
+are. The lake's positions say how many of its entries were really loaded, so a load that is killed at any moment neither
+leaves out a message nor loads one twice. If the file is missing, as many messages as the lake has are skipped by their
+place in the query, and their digests are taken as they are now.
 """
 
 from __future__ import annotations
@@ -23,9 +24,11 @@ from vitalake.folders import sync_folder
 from vitalake.lake.datasets.dataset import Dataset
 
 ENTRY = np.dtype([("key", "<u8"), ("content", "<u8"), ("changed", "u1"), ("replaced", "<u8")])
-"""25 bytes a message: what it is about and in which version; all that it says; whether, and what, it replaces."""
+"""25 bytes per message: a hash of its key and version, a hash of all its columns, whether it replaces another message,
+and the content hash of the one that it replaces."""
 
-PASSED, NEW, CHANGED = 0, 1, 2
+SKIPPED, NEW, CHANGED = 0, 1, 2
+"""What is done with a message: it was loaded before, is loaded, or is loaded in the place of another one."""
 
 _U64 = npt.NDArray[np.uint64]
 _Entries = npt.NDArray[np.void]
@@ -33,7 +36,7 @@ _Entries = npt.NDArray[np.void]
 
 @dataclass(frozen=True, slots=True)
 class Positions:
-    """How many messages the lake has of a source: those that were new, and those that were changed afterwards."""
+    """How many messages of a source the lake has: those loaded as new, and those loaded because they had changed."""
 
     new: int
     changed: int
@@ -44,9 +47,9 @@ class Plan:
     """What is to be done with each message of a query.
 
     Attributes:
-        fate: PASSED, NEW or CHANGED.
-        entries: what will have been loaded then.
-        missing: how many messages of before the query does not give any more.
+        fate: SKIPPED, NEW or CHANGED, for each message.
+        entries: the entries of all messages that are loaded once the plan is done.
+        missing: how many loaded messages the query no longer returns.
     """
 
     fate: npt.NDArray[np.uint8]
@@ -55,86 +58,91 @@ class Plan:
 
 
 def plan(found: _Entries, known: _Entries, positions: Positions) -> Plan:
-    """Return what is to be loaded of the messages that are there.
+    """Return what is to be done with each message that the query returns now.
 
     Args:
-        found: the digests of all messages, in the query's order.
-        known: of the file.
+        found: the entries of all messages, in the query's order.
+        known: the entries of the file.
         positions: of the lake.
     """
-    loaded = _as_of(known, positions)
+    loaded = _loaded_of(known, positions)
     if loaded is None:
         return _by_place(found, positions)
     replaced = _pairs(loaded[loaded["changed"] == 1], content="replaced")
-    state = loaded[~_matched(_pairs(loaded), replaced)]
-    passed = _matched(_pairs(found), _pairs(state))
-    left = state[~_matched(_pairs(state), _pairs(found))]
-    entries, place = found[~passed].copy(), np.flatnonzero(~passed)
-    fate = np.where(passed, PASSED, NEW).astype(np.uint8)
-    of_key: dict[int, list[int]] = {}
-    for key, content in zip(left["key"].tolist(), left["content"].tolist(), strict=True):
-        of_key.setdefault(key, []).append(content)
-    for i in np.flatnonzero(np.isin(entries["key"], left["key"])).tolist():
-        if others := of_key[int(entries["key"][i])]:
-            entries["changed"][i], entries["replaced"][i] = 1, others.pop(0)
+    current = loaded[~_matched(_pairs(loaded), replaced)]
+    unchanged = _matched(_pairs(found), _pairs(current))
+    gone = current[~_matched(_pairs(current), _pairs(found))]
+    entries, place = found[~unchanged].copy(), np.flatnonzero(~unchanged)
+    fate = np.where(unchanged, SKIPPED, NEW).astype(np.uint8)
+    # A message that is gone and one that is new under the same key: the new one replaces the other.
+    gone_of_key: dict[int, list[int]] = {}
+    for key, content in zip(gone["key"].tolist(), gone["content"].tolist(), strict=True):
+        gone_of_key.setdefault(key, []).append(content)
+    for i in np.flatnonzero(np.isin(entries["key"], gone["key"])).tolist():
+        if contents := gone_of_key[int(entries["key"][i])]:
+            entries["changed"][i], entries["replaced"][i] = 1, contents.pop(0)
             fate[place[i]] = CHANGED
-    missing = sum(map(len, of_key.values()))
+    missing = sum(map(len, gone_of_key.values()))
     return Plan(fate, np.concatenate([loaded, entries]), missing)
 
 
 def rebased(known: _Entries, found: _Entries, positions: Positions) -> _Entries:
-    """Return entries as a query of other columns gives them: what is known by name has not changed by that.
+    """Return the loaded entries with the contents that a query with other columns gives them.
+
+    A message with the same key counts as unchanged: otherwise a new column would change every message.
 
     Args:
-        known: of the file, by the columns of before.
-        found: all messages, by those of now.
+        known: the entries of the file, made with the earlier columns.
+        found: the entries of all messages, made with the columns of now.
         positions: of the lake.
     """
-    loaded = _as_of(known, positions)
+    loaded = _loaded_of(known, positions)
     if loaded is None:
         return known[:0]
     replaced = _pairs(loaded[loaded["changed"] == 1], content="replaced")
     current = np.flatnonzero(~_matched(_pairs(loaded), replaced))
     _, name = np.unique(np.r_[loaded["key"][current], found["key"]], return_inverse=True)
-    ours, theirs = _numbered(name[: len(current)]), _numbered(name[len(current) :])
-    of_theirs = {pair: i for i, pair in enumerate(zip(name[len(current) :].tolist(), theirs.tolist(), strict=True))}
-    now = loaded.copy()
-    for i, pair in zip(current.tolist(), zip(name[: len(current)].tolist(), ours.tolist(), strict=True), strict=True):
-        if pair in of_theirs:
-            now["content"][i] = found["content"][of_theirs[pair]]
-    return now
+    loaded_index, found_index = _index_in_group(name[: len(current)]), _index_in_group(name[len(current) :])
+    found_names = zip(name[len(current) :].tolist(), found_index.tolist(), strict=True)
+    place_of = {pair: i for i, pair in enumerate(found_names)}
+    result = loaded.copy()
+    loaded_names = zip(name[: len(current)].tolist(), loaded_index.tolist(), strict=True)
+    for i, pair in zip(current.tolist(), loaded_names, strict=True):
+        if pair in place_of:
+            result["content"][i] = found["content"][place_of[pair]]
+    return result
 
 
-def _as_of(known: _Entries, positions: Positions) -> _Entries | None:
-    """Return the entries that the lake has, of those that were meant to be loaded; None: the file has fewer."""
+def _loaded_of(known: _Entries, positions: Positions) -> _Entries | None:
+    """Return the entries that were really loaded, by the lake's positions; None: the file has fewer than the lake."""
     changed = known["changed"] == 1
     number = np.where(changed, np.cumsum(changed), np.cumsum(~changed))
-    there = number <= np.where(changed, positions.changed, positions.new)
-    return known[there] if int(there.sum()) == positions.new + positions.changed else None
+    loaded = number <= np.where(changed, positions.changed, positions.new)
+    return known[loaded] if int(loaded.sum()) == positions.new + positions.changed else None
 
 
 def _by_place(found: _Entries, positions: Positions) -> Plan:
-    """Return the plan of a home that has no file: the first ones are loaded, as they are now."""
+    """Return the plan for a home without a file: the first messages count as loaded, as they are now."""
     fate = np.full(len(found), NEW, np.uint8)
-    fate[: positions.new] = PASSED
-    held = np.zeros(positions.new + positions.changed, ENTRY)
-    place = found[: positions.new]
-    held[: len(place)] = place
-    held["changed"][positions.new :] = 1
-    return Plan(fate, np.concatenate([held, found[positions.new :]]), max(positions.new - len(found), 0))
+    fate[: positions.new] = SKIPPED
+    loaded = np.zeros(positions.new + positions.changed, ENTRY)
+    first = found[: positions.new]
+    loaded[: len(first)] = first
+    loaded["changed"][positions.new :] = 1
+    return Plan(fate, np.concatenate([loaded, found[positions.new :]]), max(positions.new - len(found), 0))
 
 
-def _matched(these: _U64, those: _U64) -> npt.NDArray[np.bool_]:
-    """Return which of some pairs are among others; of equal ones as many as there are."""
-    _, group = np.unique(np.concatenate([those, these]), return_inverse=True)
-    mine, others = group[len(those) :], group[: len(those)]
+def _matched(pairs: _U64, among: _U64) -> npt.NDArray[np.bool_]:
+    """Return which pairs are found among others; a pair that is there n times matches the first n equal ones."""
+    _, group = np.unique(np.concatenate([among, pairs]), return_inverse=True)
+    own, others = group[len(among) :], group[: len(among)]
     available = np.bincount(others, minlength=len(group) + 1)
-    matched: npt.NDArray[np.bool_] = _numbered(mine) < available[mine]
+    matched: npt.NDArray[np.bool_] = _index_in_group(own) < available[own]
     return matched
 
 
-def _numbered(groups: npt.NDArray[np.intp]) -> npt.NDArray[np.intp]:
-    """Return for each the how manieth of its group it is, from 0."""
+def _index_in_group(groups: npt.NDArray[np.intp]) -> npt.NDArray[np.intp]:
+    """Return the index of each element among those of its group, from 0."""
     order = np.argsort(groups, kind="stable")
     begins = np.r_[True, groups[order][1:] != groups[order][:-1]][: len(groups)]
     numbers = np.zeros(len(groups), np.intp)
@@ -144,7 +152,7 @@ def _numbered(groups: npt.NDArray[np.intp]) -> npt.NDArray[np.intp]:
 
 
 def _pairs(entries: _Entries, *, content: str = "content") -> _U64:
-    """Return key and content, or key and what was replaced, as one number: it is sorted in a tenth of the time."""
+    """Return key and content (or what was replaced) as one number, which is sorted in a tenth of the time."""
     pairs: _U64 = _mix(entries["key"] ^ _mix(entries[content]))
     return pairs
 
@@ -153,14 +161,14 @@ def _pairs(entries: _Entries, *, content: str = "content") -> _U64:
 
 
 class KnownRows:
-    """The file of one source and dataset."""
+    """The file of digests of one source and dataset."""
 
     def __init__(self, home: Path, name: str) -> None:
         self.name = name
         self._path = home / "history" / f"{name}.npz"
 
     def read(self) -> tuple[_Entries, str]:
-        """Return its entries, and the form of the query they are of; none, where it is missing or no such file."""
+        """Return its entries and a digest of the query's columns; no entries if the file is missing or unreadable."""
         try:
             with np.load(self._path, allow_pickle=False) as file:
                 entries, form = file["entries"], str(file["form"])
@@ -169,10 +177,10 @@ class KnownRows:
         return (entries, form) if entries.dtype == ENTRY and entries.ndim == 1 else (np.zeros(0, ENTRY), "")
 
     def write(self, entries: _Entries, form: str) -> None:
-        """Keep entries, durably before it returns.
+        """Write entries; they are durable when this returns.
 
         Raises:
-            LakeError: there is no room; nothing was loaded.
+            LakeError: the file cannot be written; nothing was loaded.
         """
         part = self._path.with_suffix(".part")
         try:
@@ -185,9 +193,9 @@ class KnownRows:
             sync_folder(self._path.parent)
         except OSError as error:
             raise LakeError(
-                f"What is loaded cannot be remembered ({error.strerror})",
+                f"Digests of the loaded messages cannot be written ({error.strerror})",
                 where=str(self._path.parent),
-                remedy="Make room there; nothing was loaded.",
+                remedy="Make room there, then start the load again. Nothing was loaded.",
             ) from None
 
 
@@ -195,7 +203,7 @@ class KnownRows:
 
 
 class Digests:
-    """Makes entries of rows, with a secret of the home: without it they tell nothing."""
+    """Makes entries of rows. The hashes are keyed with a secret of the home: without it they reveal nothing."""
 
     def __init__(self, dataset: Dataset, secret: bytes) -> None:
         self._secret = hashlib.blake2b(b"history", key=secret, digest_size=32).digest()
@@ -212,7 +220,7 @@ class Digests:
         rows = _mix(_sum(hashes, table.schema.names) + _mix(place.astype(np.uint64)))
         entries["content"] = np.add.reduceat(rows, starts)
         keys = _sum(hashes, self._key)[starts]
-        if IDENTITY[1] in self._key:  # an observation without a name is named by what identifies it else
+        if IDENTITY[1] in self._key:  # an observation without an identifier is identified by its other columns
             unnamed = np.ones(table.num_rows, np.bool_)
             if IDENTITY[1] in hashes:
                 unnamed = table[IDENTITY[1]].combine_chunks().is_null().to_numpy(zero_copy_only=False)
@@ -221,7 +229,7 @@ class Digests:
         return entries
 
     def _hashes(self, name: str, column: pa.ChunkedArray) -> _U64:
-        """Return a 64-bit hash of each value; null has one of its own."""
+        """Return a 64-bit hash of each value; null has a fixed one."""
         kind = column.type
         salt = self._text(name.encode(), b"")
         array = column.combine_chunks()
@@ -234,8 +242,8 @@ class Digests:
         else:
             encoded = array if pa.types.is_dictionary(kind) else array.dictionary_encode()
             values = [self._text(name.encode(), str(value).encode()) for value in encoded.dictionary.to_pylist()]
-            known = np.array([*values, 0], np.uint64)
-            return known[encoded.indices.fill_null(len(values)).to_numpy(zero_copy_only=False)]
+            with_null = np.array([*values, 0], np.uint64)
+            return with_null[encoded.indices.fill_null(len(values)).to_numpy(zero_copy_only=False)]
         hashes = _mix(bits + np.uint64(salt))
         return np.where(array.is_null().to_numpy(zero_copy_only=False), np.uint64(0), hashes)
 
@@ -257,7 +265,7 @@ def _sum(hashes: dict[str, _U64], names: tuple[str, ...] | list[str]) -> _U64:
 
 
 def _mix(x: _U64) -> _U64:
-    """Splitmix64's finaliser: every bit of the result hangs on every bit of x."""
+    """Mix by the finaliser of splitmix64: every bit of the result depends on every bit of x."""
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return x ^ (x >> np.uint64(31))

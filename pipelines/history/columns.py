@@ -1,4 +1,4 @@
-"""Columns as a warehouse's driver gives them, made plain: what would be read wrongly is refused by its name."""
+"""Converts columns of a warehouse's driver to plain types; one that could be misread is refused by its name."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _FIRST, _LAST = (date.min - _EPOCH).days, (date.max - _EPOCH).days
 IDENTITY = ("identity_system", "identity_value")
 
 _KIND = b"vitalake.kind"
-"""In a field's metadata: what a text was in the warehouse, ``numeric`` or ``json``."""
+"""Key in a field's metadata: the type that a text has in the warehouse, ``numeric`` or ``json``."""
 
 _WHOLE = r"^-?[0-9]+(\.0*)?$"
 
@@ -25,15 +25,17 @@ _WHOLE = r"^-?[0-9]+(\.0*)?$"
 def plain(batch: pa.RecordBatch) -> pa.RecordBatch:
     """Return a batch without the driver's own types.
 
-    PostgreSQL's ``numeric`` comes as text (exact, and cast to what the dataset needs later), ``uuid`` becomes text,
+    PostgreSQL's ``numeric`` arrives as text (exact, and cast later to what the dataset needs), ``uuid`` becomes text,
     ``char(n)`` loses its padding. Nothing is guessed: infinite times, money and the like are refused.
 
     Raises:
-        InputError: a column cannot be read rightly, or two have one name; named without its values.
+        InputError: a column could be misread, or two have one name; the error names it without its values.
     """
     names = batch.schema.names
     if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise InputError("Query gives a column twice", where=", ".join(twice), remedy="Name each of them once.")
+        raise InputError(
+            "Query returns two columns of one name", where=", ".join(twice), remedy="Give each column its own name."
+        )
     columns = [_plain(column, field) for column, field in zip(batch.columns, batch.schema, strict=True)]
     fields = [
         pa.field(field.name, column.type, metadata=_kind_of(field))
@@ -70,14 +72,14 @@ def _plain(column: pa.Array, field: pa.Field) -> pa.Array:
 
 
 def with_texts(batch: pa.RecordBatch, dataset: Dataset) -> pa.RecordBatch:
-    """Return a plain batch in which what is to be text of a dataset is text, written in one way only.
+    """Return a plain batch in which every text column of the dataset is text, in one spelling.
 
-    What an identifier looks like is not left to a driver: 4711 and 4711.00 are one patient. Texts, enumerations, whole
-    numbers and, for identifiers, decimals that are whole become text; truths, bits, times, documents, fractions and
+    How an identifier is spelled does not depend on the driver: 4711 and 4711.00 are one patient. Texts, enumerations,
+    whole numbers and, for identifiers, whole decimals become text; booleans, bits, times, documents, fractions and
     floating-point numbers are refused. Words for a category (see categories.yaml) become the category.
 
     Raises:
-        InputError: a column is none of these; named without its values.
+        InputError: a column has another type; the error names it without its values.
     """
     classes = {column.name: column.data_class for column in dataset.columns if column.type == pa.string()}
     identifying = {name for name, data_class in classes.items() if data_class in IDENTIFYING}
@@ -123,21 +125,21 @@ def _categorised(column: pa.Array, name: str) -> pa.Array:
 
 
 def _no_text(name: str) -> InputError:
-    return InputError("Query gives a column that is no string", where=name, remedy="Cast it in the query.")
+    return InputError("Query returns a column that is not of type string", where=name, remedy="Cast it in the query.")
 
 
 def _check_finite(numbers: pa.Array, name: str, *, units_a_day: int) -> None:
-    """Raise if a time lies outside the calendar: infinity arrives as a number like any other."""
+    """Raise if a time lies outside the calendar; PostgreSQL's infinity arrives as an ordinary number."""
     ends = pc.min_max(numbers).as_py()
     if ends["min"] is not None and not (_FIRST <= ends["min"] // units_a_day and ends["max"] // units_a_day <= _LAST):
         raise InputError(
-            "Query gives times outside the years 1 to 9999 (infinity?)",
+            "Query returns times outside the years 1 to 9999 (infinity?)",
             where=name,
-            remedy="Leave them out or make them null in the query.",
+            remedy="Leave these rows out, or make the time null in the query.",
         )
 
 
 def _refused(name: str, kind: str) -> InputError:
     return InputError(
-        f"Query gives a column of a type that is not read ({kind})", where=name, remedy="Cast it in the query."
+        f"Query returns a column of a type that is not supported ({kind})", where=name, remedy="Cast it in the query."
     )

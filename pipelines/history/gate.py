@@ -1,7 +1,7 @@
-"""The quality gate: a Great Expectations suite, made from a dataset's declaration, that its rows must pass first.
+"""The quality gate: a Great Expectations suite, made from a dataset's declaration, which rows pass before the lake.
 
-Rows are judged a stretch at a time, so that memory does not grow with them; what only shows in the whole (that a key
-stands once, how many rows there are) is counted along the way and judged at the end. Reports hold counts only.
+Rows are judged one stretch at a time, so that memory does not grow with their number. What concerns all rows (unique
+keys, the number of rows) is counted along the way and judged at the end. Reports contain only counts.
 """
 
 from __future__ import annotations
@@ -32,18 +32,22 @@ from vitalake.lake.datasets.dataset import Column, Dataset
 from vitalake.vocabulary import Vocabulary, load_vocabulary
 
 STRETCH_ROWS = 200_000
+"""Rows that are judged at a time."""
+
 EARLIEST_YEAR = 1900
+"""Times before this year are unexpected."""
+
 NEEDED = {"observation": ("patient_id", "code", "status", "effective_at")}
-"""Columns besides the key that a row must have, or it will be rejected."""
+"""Columns besides the key without which a row is rejected."""
 
 MOST_UNITS = 5
-"""Units that an error names; the report names all of them."""
+"""How many units an error names; the report names all of them."""
 
 _FORM = "_form"
-"""Ends the name of what says whether a column's text has its form."""
+"""Suffix of the helper column that says whether a column's text has the declared form."""
 
-GIVEN_BY_US = ("observation_id",)
-"""Key columns that no query gives: the lane makes them."""
+MADE_BY_LANE = ("observation_id",)
+"""Key columns that the lane computes; no query returns them."""
 
 
 class QualityError(InputError):
@@ -57,12 +61,12 @@ class QualityGate(Protocol):
         """Return if the rows may be published.
 
         Args:
-            dataset: what they are to become.
+            dataset: the dataset that they are for.
             tables: the query's rows; consumed once.
 
         Raises:
-            QualityError: they may not.
-            InputError: a column is none of the dataset's, or not of its type.
+            QualityError: they may not be published.
+            InputError: the dataset does not have a column, or a column has another type.
         """
         ...
 
@@ -72,11 +76,11 @@ class Check:
     """One expectation, over all stretches.
 
     Attributes:
-        expectation: Great Expectations' name of it.
-        column: of the rows, or what was counted.
-        rows: looked at.
-        unexpected: that do not meet it.
-        allowed: greatest share of them.
+        expectation: its name in Great Expectations.
+        column: the column of the rows, or what was counted.
+        rows: how many rows were judged.
+        unexpected: how many of them do not meet it.
+        allowed: the greatest share of unexpected rows with which the check passes.
     """
 
     expectation: str
@@ -87,20 +91,20 @@ class Check:
 
     @property
     def passed(self) -> bool:
-        """Return whether few enough are unexpected."""
+        """Return whether few enough rows are unexpected."""
         return self.unexpected <= self.allowed * max(self.rows, 1)
 
 
 class SuiteGate:
-    """Great Expectations in this process, without its context on disk and without its telemetry."""
+    """Judges with Great Expectations in this process, without its context on disk and without its telemetry."""
 
     def __init__(self, folder: Path, *, source: str, max_rejected: float) -> None:
         """Prepare; the library is loaded with the first rows.
 
         Args:
-            folder: where reports go.
-            source: in their names.
-            max_rejected: greatest share of rows that may be of a kind which will be rejected.
+            folder: where reports are written.
+            source: the source's name, for the names of the reports.
+            max_rejected: the greatest share of rows that the lane would reject with which a dataset still passes.
         """
         self._folder, self._source, self._max_rejected = folder, source, max_rejected
 
@@ -113,28 +117,28 @@ class SuiteGate:
         for stretch in (typed(rows, dataset) for rows in _stretches(tables)):
             count += stretch.num_rows
             keys.add(stretch, dataset)
-            said = _said(stretch, dataset)
-            units.update(_unknown_units(stretch, said))
+            findings = _findings(stretch, dataset)
+            units.update(_unknown_units(stretch, findings))
             suite = suite_of(dataset, stretch, max_rejected=self._max_rejected)
-            _run(suite, _frame(stretch, said), checks)
-        every = [
+            _run(suite, _frame(stretch, findings), checks)
+        all_checks = [
             Check("expect_table_row_count_to_be_between", "rows", rows=count, unexpected=int(not count)),
             Check("expect_compound_columns_to_be_unique", "key", count, keys.repeated(), self._repeats(dataset)),
             *checks.values(),
         ]
-        failed = [f"{c.column}: {c.expectation} ({c.unexpected:,} of {c.rows:,})" for c in every if not c.passed]
-        if any(c.column == "unit_known" and not c.passed for c in every):
+        failed = [f"{c.column}: {c.expectation} ({c.unexpected:,} of {c.rows:,})" for c in all_checks if not c.passed]
+        if any(c.column == "unit_known" and not c.passed for c in all_checks):
             failed += [f"{path}: {rows:,} rows" for path, rows in units.most_common(MOST_UNITS)]
-        report = self._write(dataset, count, every, units, passed=not failed)
+        report = self._write(dataset, count, all_checks, units, passed=not failed)
         if failed:
             raise QualityError(
                 "Rows do not pass the quality gate",
                 where=f"{self._source}.{dataset.name}: {'; '.join(failed)}",
-                remedy=f"Nothing of it was published. See {self._folder.name}/{report.name}; mend source or query.",
+                remedy=f"Nothing of it was published. See {self._folder.name}/{report.name}; correct source or query.",
             )
 
     def _repeats(self, dataset: Dataset) -> float:
-        """Return the greatest share of repeated keys: only of observations the lake knows what is sent twice."""
+        """Return the greatest share of repeated keys: only for observations the lake recognises duplicates."""
         return self._max_rejected if dataset.measures else 0.0
 
     def _write(self, dataset: Dataset, rows: int, checks: list[Check], units: Counter[str], *, passed: bool) -> Path:
@@ -158,15 +162,15 @@ class SuiteGate:
 def suite_of(dataset: Dataset, rows: pa.Table, *, max_rejected: float) -> list[dict[str, Any]]:
     """Return the expectations of a dataset's rows, as Great Expectations' types and arguments.
 
-    What an engineer's query may leave out (columns that the dataset allows to be null) is not expected.
+    Columns that the dataset allows to be null are not expected: a query may leave them out.
     """
     mostly = 1.0 - max_rejected
     given = set(rows.schema.names)
-    wanted = dict.fromkeys((*needed(dataset), *NEEDED.get(dataset.name, ())))
-    without_us = [name for name in wanted if name not in GIVEN_BY_US and (name != "version" or name in given)]
-    suite: list[dict[str, Any]] = [_expect("column_to_exist", column=name) for name in without_us]
+    required = dict.fromkeys((*needed(dataset), *NEEDED.get(dataset.name, ())))
+    from_query = [name for name in required if name not in MADE_BY_LANE and (name != "version" or name in given)]
+    suite: list[dict[str, Any]] = [_expect("column_to_exist", column=name) for name in from_query]
     suite += [
-        _expect("column_values_to_not_be_null", column=name, mostly=mostly) for name in without_us if name in given
+        _expect("column_values_to_not_be_null", column=name, mostly=mostly) for name in from_query if name in given
     ]
     times = [column.name for column in dataset.columns if pa.types.is_timestamp(column.type)] + ["issued_at"]
     suite += [
@@ -182,7 +186,7 @@ def suite_of(dataset: Dataset, rows: pa.Table, *, max_rejected: float) -> list[d
     ]
     for column in dataset.columns:
         if column.name in given and column.values:
-            # A status says whether the row counts at all; of other columns a few are published without their text.
+            # A status says whether the row counts at all. In other columns a few bad texts are published as null.
             share = 1.0 if column.name == "status" else mostly
             suite.append(
                 _expect("column_values_to_be_in_set", column=column.name, value_set=list(column.values), mostly=share)
@@ -213,61 +217,61 @@ def _moment(year: int) -> Any:
 
 
 def _stretches(tables: Iterable[pa.Table]) -> Iterable[pa.Table]:
-    held: list[pa.Table] = []
+    collected: list[pa.Table] = []
     for table in tables:
-        held.append(table)
-        if sum(part.num_rows for part in held) >= STRETCH_ROWS:
-            yield pa.concat_tables(held)
-            held = []
-    if held:
-        yield pa.concat_tables(held)
+        collected.append(table)
+        if sum(part.num_rows for part in collected) >= STRETCH_ROWS:
+            yield pa.concat_tables(collected)
+            collected = []
+    if collected:
+        yield pa.concat_tables(collected)
 
 
 def _judged_by_form(column: Column, dataset: Dataset) -> bool:
-    """Return whether texts of another form are bad rows; of observations _understood says more."""
+    """Return whether a text without the declared form makes a row bad; observations are judged by _understood."""
     return column.form is not None and not dataset.measures
 
 
-def _said(rows: pa.Table, dataset: Dataset) -> dict[str, npt.NDArray[np.bool_]]:
-    """Return what is found out about each row before the library judges it."""
+def _findings(rows: pa.Table, dataset: Dataset) -> dict[str, npt.NDArray[np.bool_]]:
+    """Return helper columns for the library to judge: name → whether each row is as it should be."""
     if dataset.measures:
         return _understood(rows, load_vocabulary())
-    said: dict[str, npt.NDArray[np.bool_]] = {}
+    findings: dict[str, npt.NDArray[np.bool_]] = {}
     batch = pa.RecordBatch.from_arrays([c.combine_chunks() for c in rows.columns], names=rows.schema.names)
     for column in dataset.columns:
         if column.name in rows.schema.names and _judged_by_form(column, dataset):
             unfit = make_unfit(column, {})(batch)
-            said[f"{column.name}{_FORM}"] = np.ones(rows.num_rows, np.bool_) if unfit is None else ~unfit
-    return said
+            findings[f"{column.name}{_FORM}"] = np.ones(rows.num_rows, np.bool_) if unfit is None else ~unfit
+    return findings
 
 
-def _unknown_units(rows: pa.Table, said: dict[str, npt.NDArray[np.bool_]]) -> Counter[str]:
-    """Return how often each unit does not fit its code; codes are known ones, units are shown if they look like one."""
-    bad = np.flatnonzero(~said["unit_known"]) if "unit_known" in said else np.zeros(0, np.int64)
+def _unknown_units(rows: pa.Table, findings: dict[str, npt.NDArray[np.bool_]]) -> Counter[str]:
+    """Return how often each unit does not fit its code; a text that does not look like a unit is not shown."""
+    bad = np.flatnonzero(~findings["unit_known"]) if "unit_known" in findings else np.zeros(0, np.int64)
     chosen = rows.select([name for name in ("code", "unit") if name in rows.schema.names]).take(pa.array(bad))
     return Counter(unit_path(row["code"], row.get("unit")) for row in chosen.to_pylist())
 
 
-def _frame(rows: pa.Table, said: dict[str, npt.NDArray[np.bool_]]) -> Any:
-    """Return the judged columns as a data frame, with what was found out about each row."""
+def _frame(rows: pa.Table, findings: dict[str, npt.NDArray[np.bool_]]) -> Any:
+    """Return the columns that are judged as a data frame, with the helper columns."""
     frame = rows.select([name for name in rows.schema.names if name not in IDENTITY])
-    for name, holds in said.items():
-        frame = frame.append_column(name, pa.array(holds))
+    for name, good in findings.items():
+        frame = frame.append_column(name, pa.array(good))
     return frame.to_pandas()
 
 
 def _understood(rows: pa.Table, vocabulary: Vocabulary) -> dict[str, npt.NDArray[np.bool_]]:
     """Return for each row whether its code and unit are known, it has a value, and a number is plausible.
 
-    A number is judged only where code and unit are known: of which of them it fails, one is named.
+    A number counts as plausible where code or unit is unknown, so that each bad row is reported for one reason.
     """
     given = {name: rows[name] if name in rows.schema.names else None for name in ("code", "unit", *VALUES)}
     codes = vocabulary.codes
     code = _index(given["code"], lambda text: codes.get(vocabulary.loinc_of(text), -1), rows, absent=-1)
     unit = _index(given["unit"], vocabulary.unit_index, rows, absent=vocabulary.no_unit)
     if vocabulary.mapped:
-        told = _index(given["code"], lambda text: _unit_of(text, vocabulary), rows, absent=vocabulary.no_unit)
-        unit = np.where(unit == vocabulary.no_unit, told, unit)
+        default = _index(given["code"], lambda text: _unit_of(text, vocabulary), rows, absent=vocabulary.no_unit)
+        unit = np.where(unit == vocabulary.no_unit, default, unit)
     valued = np.zeros(rows.num_rows, np.bool_)
     for name in VALUES:
         if (column := given[name]) is not None:
@@ -277,14 +281,14 @@ def _understood(rows: pa.Table, vocabulary: Vocabulary) -> dict[str, npt.NDArray
         return {"code_known": code >= 0, "unit_known": fine, "valued": valued, "plausible": fine}
     value = pc.fill_null(rows["value"], np.nan).to_numpy()
     value = value * vocabulary.factor[code, unit] + vocabulary.offset[code, unit]
-    passed = rows["value"].is_null().to_numpy() | (code < 0)
-    known = passed | ~np.isnan(vocabulary.factor[code, unit])
-    fine = passed | ~known | vocabulary.plausible(np.maximum(code, 0), value)
-    return {"code_known": code >= 0, "unit_known": known, "valued": valued, "plausible": fine}
+    not_judged = rows["value"].is_null().to_numpy() | (code < 0)
+    unit_known = not_judged | ~np.isnan(vocabulary.factor[code, unit])
+    plausible = not_judged | ~unit_known | vocabulary.plausible(np.maximum(code, 0), value)
+    return {"code_known": code >= 0, "unit_known": unit_known, "valued": valued, "plausible": plausible}
 
 
 def _unit_of(code: str | None, vocabulary: Vocabulary) -> int:
-    """Return the index of the unit that a local code has where none is given."""
+    """Return the index of the unit that a local code implies where a row gives none."""
     entry = vocabulary.mapped.get(code or "")
     return vocabulary.no_unit if entry is None or entry.unit is None else vocabulary.unit_index(entry.unit)
 
@@ -301,7 +305,7 @@ def _index(
 
 
 class _Keys:
-    """Counts keys that stand more than once among all rows, by 64 bits of each; rows without one do not count."""
+    """Counts repeated keys among all rows, by 64-bit hashes; rows without a key do not count."""
 
     def __init__(self) -> None:
         self._parts: list[npt.NDArray[np.uint64]] = []
@@ -321,11 +325,11 @@ class _Keys:
         self._parts.append(np.where(named, _hashes(rows, *IDENTITY, "code", "version"), unnamed))
 
     def repeated(self) -> int:
-        """Return how many rows have a key that an earlier one has."""
+        """Return how many rows have the key of an earlier row."""
         if not self._parts:
             return 0
-        every = np.concatenate(self._parts)
-        return len(every) - len(np.unique(every))
+        keys = np.concatenate(self._parts)
+        return len(keys) - len(np.unique(keys))
 
 
 def _hashes(rows: pa.Table, *names: str) -> npt.NDArray[np.uint64]:
@@ -343,7 +347,7 @@ def _hashes(rows: pa.Table, *names: str) -> npt.NDArray[np.uint64]:
 def _library() -> tuple[Any, Any, Any]:
     """Return Great Expectations, its class of configurations, and what makes a batch of a data frame.
 
-    Its telemetry is off before it is loaded, and its context, in memory, says so again.
+    Its telemetry is switched off twice: by a variable before the library is loaded, and in its context.
     """
     import warnings
 
@@ -372,12 +376,12 @@ def _run(suite: list[dict[str, Any]], frame: Any, checks: dict[tuple[str, str], 
         for entry in suite:
             configuration = ExpectationConfiguration(type=entry["type"], kwargs=entry["kwargs"])
             expectations.add_expectation(configuration.to_domain_obj())
-        # No examples of unexpected values: they would be a patient's.
+        # No examples of unexpected values: they would be values of patients.
         result = batch.validate(expectations, result_format={"result_format": "BASIC", "partial_unexpected_count": 0})
     for found in result.results:
         kind, column = found.expectation_config.type, found.expectation_config.kwargs["column"]
         check = checks.setdefault((kind, column), Check(kind, column))
         check.allowed = 1.0 - float(found.expectation_config.kwargs.get("mostly", 1.0))
         check.rows += len(frame)
-        # Without a count (no such column, or it could not be judged at all) it holds for all of them or for none.
+        # A result without a count (no such column, or it could not be judged) counts for all rows or for none.
         check.unexpected += int(found.result.get("unexpected_count", 0 if found.success else len(frame)))

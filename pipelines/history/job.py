@@ -1,4 +1,4 @@
-"""What to load: a source, the warehouse's address, and one SELECT for each dataset that it fills."""
+"""Reads job files: a source, the address of its warehouse, and one SELECT for each dataset that it fills."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Maker = Literal["mimic-demo", "cinc-2012"]
 
 
 Source = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,60}$")]
-"""It stands in published rows, spans and names of files: letters, digits, - and _; no words."""
+"""A source's name: it stands in published rows, spans and file names, so it has only letters, digits, - and _."""
 
 
 class _Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -39,13 +39,14 @@ class _Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A job file, read.
+    """What a job file says.
 
     Attributes:
-        source: its name in the ledger.
+        source: the source's name in the ledger.
         warehouse: address, or a reference to one: see pipelines.history.warehouse.
-        maker: what makes an embedded warehouse that is not there; None: it must be.
-        incarnation: a SELECT of one text; when that changes, the source has other rows and is read from the start.
+        maker: what makes the embedded warehouse if it does not exist; None: it must exist.
+        incarnation: a SELECT of one text; when the text changes, the source counts as another one and is read from the
+            start.
         queries: dataset → SELECT, in the order in which they are loaded.
         max_rejected: the greatest share of rejected rows with which a dataset is still published.
         silence_seconds: longest wait for the next answer of a warehouse that is a server.
@@ -63,15 +64,15 @@ class Job:
 
     @property
     def name(self) -> str:
-        """Return the name under which the ledger counts it."""
+        """Return the job's name in the ledger."""
         return f"history-{self.source}"
 
 
 def load_job(name: str) -> Job:
-    """Return a job that ships with the project, or that of a file; queries lie beside the file.
+    """Read a job that ships with the project, or a job file; its queries are files beside it.
 
     Raises:
-        SettingsError: there is none, or it does not have the form of one.
+        SettingsError: there is no such job, or its file is not valid.
     """
     path = _SHIPPED / f"{name}.yaml" if name in SOURCES else Path(name)
     if not path.is_file():
@@ -89,12 +90,12 @@ def load_job(name: str) -> Job:
     except msgspec.ValidationError as error:
         if "`$.source`" in str(error):
             raise SettingsError(
-                "Source's name is not of the form of one",
+                "Source's name is not valid",
                 where=f"{path.name}: source",
-                remedy="Use up to 61 letters, digits, - and _: it stands in published rows and in names of files.",
+                remedy="Use up to 61 letters, digits, - and _: it stands in published rows and in file names.",
             ) from None
         raise SettingsError(
-            f"Job does not hold ({error})", where=path.name, remedy="See the how-to on history."
+            f"Job file is not valid ({error})", where=path.name, remedy="Correct it; see the how-to on history."
         ) from None
     except OSError as error:
         raise SettingsError(
@@ -103,7 +104,7 @@ def load_job(name: str) -> Job:
     unknown = sorted(queries.keys() - set(published_datasets()))
     if unknown or not queries:
         raise SettingsError(
-            "Job fills no dataset, or one that does not exist",
+            "Job has no query, or one for a dataset that does not exist",
             where=f"{path.name}: {', '.join(unknown) or 'datasets'}",
             remedy=f"The datasets are: {', '.join(published_datasets())}.",
         )

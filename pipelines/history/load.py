@@ -1,10 +1,9 @@
-"""Loads a warehouse's rows into the lake: read, judge, conform, mask, and committed by spans as the live lane's are."""
+"""Loads a warehouse's rows into the lake: reads, judges, conforms and masks them, and commits them in spans."""
 
 from __future__ import annotations
 
 import hashlib
 import logging
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -14,12 +13,12 @@ import pyarrow as pa
 
 from governance.belonging import admit
 from pipelines.core.poll import DecodedPoll, Outcome, Poll
-from pipelines.core.writer import SpanWriter
+from pipelines.core.takeover import ONE_SHARD
 from pipelines.formats.base import WAREHOUSE
 from pipelines.history.change_detection import (
     CHANGED,
     ENTRY,
-    PASSED,
+    SKIPPED,
     Digests,
     KnownRows,
     Plan,
@@ -33,6 +32,7 @@ from pipelines.history.job import Job, load_job
 from pipelines.history.rows import RowTexts, decoded_rows, record_rows, typed
 from pipelines.history.spool import Spool
 from pipelines.history.warehouse import Warehouse, open_warehouse
+from pipelines.intake.fenced import FencedSteps
 from pipelines.intake.steps import Steps
 from pipelines.simulator.warehouse_cinc import make_cinc_warehouse
 from pipelines.simulator.warehouse_mimic import make_demo_warehouse
@@ -49,9 +49,11 @@ from vitalake.settings import Settings, StreamSettings
 
 _log = logging.getLogger(__name__)
 
-SHARD = "0of1"
 BATCH_ROWS = 20_000
+"""Rows of a poll."""
+
 SPAN_ROWS = 100_000
+"""Messages of a span."""
 
 
 def load_history(
@@ -64,23 +66,24 @@ def load_history(
     care_admits: Callable[[str], bool] | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> int:
-    """Load what the lake does not have yet; return how many messages (observations, panels, rows) were read anew.
+    """Load what the lake does not have yet; return how many messages (observations, panels, rows) were loaded.
 
-    Messages are known again by what they say, wherever the query gives them: run again it loads those that are new,
-    and those that were changed. Where nothing is remembered of a source, by their place: see remembered.py.
+    A message is recognised by its contents, wherever it stands in the query's result: another run loads those that are
+    new and those that were changed. See change_detection.py, also for a source whose digests are missing.
 
     Args:
         settings: of the home.
         source: a job that ships with the project, or the path of a job file.
         warehouse: its address, instead of the job's.
-        data: folder of the source's files, where an embedded warehouse is made of them.
-        gate: what judges a dataset before it is published; default: the suite of its declaration.
-        care_admits: whether a patient, by pseudonym, goes to the care store too; None: everybody does.
-        progress: told how many messages were read so far.
+        data: folder of the source's files, if the embedded warehouse is made of them.
+        gate: judges a dataset before it is published; default: the suite made from its declaration.
+        care_admits: whether a patient, by pseudonym, goes to the care store too; None: every patient does.
+        progress: called with the number of messages loaded so far.
 
     Raises:
         QualityError: a dataset does not pass the gate; nothing of it is published.
-        VitaLakeError: nothing of the span under way is committed; what was decided stays, and is added at the next run.
+        VitaLakeError: the load has ended before its end. Spans that were decided stay, and the next run adds them;
+            nothing else was committed.
     """
     admit(settings)
     job = load_job(source)
@@ -91,19 +94,19 @@ def load_history(
         incarnation = _incarnation(job, opened)
         for dataset, query in job.queries.items():
             part = PartId(f"{job.source}.{dataset}", incarnation, 0)
-            told = (lambda n, before=count: progress(before + n)) if progress else None
+            report = (lambda n, before=count: progress(before + n)) if progress else None
             declared = load_dataset(dataset)
             rows = (with_texts(batch, declared) for batch in opened.read(query))
             with Spool(rows, folder=settings.home, rows=BATCH_ROWS) as spool:
                 count += _load(
-                    settings, job, spool, part, dataset=dataset, gate=gate, care_admits=care_admits, progress=told
+                    settings, job, spool, part, dataset=dataset, gate=gate, care_admits=care_admits, progress=report
                 )
     sweep(Home(settings).lake(), job.name)
     return count
 
 
 def _embedded(job: Job, home: Path, data: Path | None) -> str:
-    """Return the address of the job's warehouse, made if the job says how."""
+    """Return the address of the job's warehouse; make the warehouse first if the job has a maker."""
     if job.maker == "mimic-demo":
         return f"duckdb:{make_demo_warehouse(home)}"
     if job.maker == "cinc-2012":
@@ -112,7 +115,7 @@ def _embedded(job: Job, home: Path, data: Path | None) -> str:
 
 
 def _incarnation(job: Job, warehouse: Warehouse) -> str:
-    """Return what stands for a topic's UUID: a source whose rows are others is another one."""
+    """Return what takes the place of a topic's UUID: when the job's incarnation changes, the source is a new one."""
     text = warehouse.one_text(job.incarnation) if job.incarnation else ""
     return hashlib.sha256(f"{job.source}|{text}".encode()).hexdigest()[:22]
 
@@ -131,27 +134,32 @@ def _load(
     lake = Home(settings).lake(dataset)
     known = KnownRows(settings.home, f"{part.topic}.{part.topic_id}")
     found, form = _digests(settings, lake.dataset, spool)
-    wanted = _plan(known, found, form, _known_positions(lake, part), tell=True)
-    # One moment for all of it, in whole milliseconds: of each batch's own the order of the query could be read.
+    to_load = _plan(known, found, form, _known_positions(lake, part), warn=True)
+    # One time for the whole load, in whole milliseconds: times of each batch would reveal the order of the query.
     now_us = clock.now_us() // 1000 * 1000
-    # Judged before anything is made or begun: what fails, an empty result too, leaves the lake as it was.
-    if wanted.fate.any() or not spool.messages:
-        gate.judge(lake.dataset, (table for table, _, _ in _chosen(spool, wanted, lake.dataset, now_us)))
+    # Judged before anything is written: rows that fail, and an empty result, leave the lake as it was.
+    if to_load.fate.any() or not spool.messages:
+        gate.judge(lake.dataset, (table for table, _, _ in _chosen(spool, to_load, lake.dataset, now_us)))
     lake.open_all()
     stream = StreamSettings(max_future_seconds=0, unset_clock_days=())
-    fence = lake.spans.fence(dataset)  # before rules and keys are read
-    steps = Steps(
-        settings, stream, lake.dataset, not_to_care=job.not_to_care, care_admits=care_admits, purpose="history"
-    )
+    steps = FencedSteps(settings, stream, lake, not_to_care=job.not_to_care, care_admits=care_admits, purpose="history")
     steps.ingested_us = now_us
-    writer, positions = _begin(lake, steps, part, job=job.name, stream=stream, fence=fence)
-    wanted = _plan(known, found, form, positions)  # as it is now that nobody else can load
-    if wanted.missing:
-        _log.info("messages have gone from the source", extra={"source": str(part), "messages": wanted.missing})
+    writer = steps.take_over(
+        job=job.name,
+        parts=[part, changes_of(part)],
+        decoder=f"{WAREHOUSE}/1",
+        span_seconds=stream.span_seconds * 60,
+        span_rows=SPAN_ROWS,
+        late_seconds=stream.late_seconds,
+    )
+    positions = Positions(writer.positions[part], writer.positions[changes_of(part)])
+    to_load = _plan(known, found, form, positions)  # planned again, now that no other process can load
+    if to_load.missing:
+        _log.info("messages have gone from the source", extra={"source": str(part), "messages": to_load.missing})
     count, next_of = 0, [positions.new, positions.changed]
     try:
-        known.write(wanted.entries, form)
-        for table, starts, changed in _chosen(spool, wanted, lake.dataset, now_us):
+        known.write(to_load.entries, form)
+        for table, starts, changed in _chosen(spool, to_load, lake.dataset, now_us):
             poll = _poll(job, part, RowTexts(table, starts), changed, next_of, now_us)
             writer.take(steps.mask(_outcome(poll, table, starts, steps, lake.dataset)))
             writer.cut_if_due()
@@ -163,14 +171,14 @@ def _load(
     finally:
         writer.close()
         steps.close()
-    mix(lake.published, f"{job.name}.{SHARD}.e")
+    mix(lake.published, f"{job.name}.{ONE_SHARD}.e")
     return count
 
 
 def _poll(
     job: Job, part: PartId, texts: RowTexts, changed: npt.NDArray[np.bool_], next_of: list[int], now_us: int
 ) -> Poll:
-    """Return messages as a poll; what was changed is of a partition of its own, and both are counted on."""
+    """Return messages as a poll, and advance ``next_of``; changed messages have a partition of their own."""
     parts, number = [part], np.zeros(len(changed), np.int32)
     offset = next_of[0] + np.cumsum(~changed) - 1
     if changed.any():
@@ -180,7 +188,7 @@ def _poll(
     next_of[0] += int((~changed).sum())
     next_of[1] += int(changed.sum())
     return Poll(
-        shard=f"{job.name}/{SHARD}",
+        shard=f"{job.name}/{ONE_SHARD}",
         format=WAREHOUSE,
         values=texts,  # type: ignore[arg-type]
         parts=tuple(parts),
@@ -191,37 +199,37 @@ def _poll(
 
 
 def changes_of(part: PartId) -> PartId:
-    """Return the partition of messages that replace others of a source."""
+    """Return the partition of a source's messages that were changed since they were loaded."""
     return PartId(part.topic, part.topic_id, part.partition + 1)
 
 
 def _digests(settings: Settings, dataset: Dataset, spool: Spool) -> tuple[npt.NDArray[np.void], str]:
-    """Return the entries of a query's messages, and what tells its columns from those of another query.
+    """Return the entries of a query's messages, and a digest of its columns.
 
     Raises:
-        InputError: the query gives a column that the dataset does not have, or that cannot have its type.
+        InputError: the dataset does not have a column of the query, or a column cannot be cast to its type.
     """
     digests = Digests(dataset, Home(settings).keys.current("vault").secret)
     found, form = [np.zeros(0, ENTRY)], ""
     for table, starts in spool.tables():
-        # In the types they will have: a column that cannot have its type is refused by name, before anything is made.
+        # Cast to the dataset's types: a column that cannot be cast is refused by name, before anything is written.
         found.append(digests.of(typed(table, dataset), starts))
         form = hashlib.sha256(str([(field.name, str(field.type)) for field in table.schema]).encode()).hexdigest()
     return np.concatenate(found), form
 
 
 def _plan(
-    known: KnownRows, found: npt.NDArray[np.void], form: str, positions: Positions, *, tell: bool = False
+    known: KnownRows, found: npt.NDArray[np.void], form: str, positions: Positions, *, warn: bool = False
 ) -> Plan:
     entries, form_of_before = known.read()
     if entries.size and form not in ("", form_of_before):
         _log.log(
-            logging.WARNING if tell else logging.DEBUG,
+            logging.WARNING if warn else logging.DEBUG,
             "query gives other columns than before: what is known by its key is taken as loaded, whatever it says now",
             extra={
                 "where": known.name,
                 "messages": len(entries),
-                "remedy": "To load all of it anew, let the job's incarnation give another text.",
+                "remedy": "To load all of it again, change the text that the job's incarnation returns.",
             },
         )
         entries = rebased(entries, found, positions)
@@ -229,30 +237,32 @@ def _plan(
 
 
 def _chosen(
-    spool: Spool, wanted: Plan, dataset: Dataset, now_us: int
+    spool: Spool, to_load: Plan, dataset: Dataset, now_us: int
 ) -> Iterator[tuple[pa.Table, npt.NDArray[np.int64], npt.NDArray[np.bool_]]]:
     """Yield the messages that are to be loaded, with where each begins and whether it replaces another."""
     begin = 0
     for table, starts in spool.tables():
-        fate = wanted.fate[begin : begin + len(starts)]
+        fate = to_load.fate[begin : begin + len(starts)]
         begin += len(starts)
         if not fate.any():
             continue
         sizes = np.diff(np.r_[starts, table.num_rows])
-        chosen, changed = fate != PASSED, fate[fate != PASSED] == CHANGED
+        chosen, changed = fate != SKIPPED, fate[fate != SKIPPED] == CHANGED
         rows = table.filter(pa.array(np.repeat(chosen, sizes))) if not chosen.all() else table
-        kept = sizes[chosen]
-        yield _replacing(rows, dataset, np.repeat(changed, kept), now_us), np.r_[0, np.cumsum(kept)[:-1]], changed
+        chosen_sizes = sizes[chosen]
+        starts_of_chosen = np.r_[0, np.cumsum(chosen_sizes)[:-1]]
+        yield _with_version(rows, dataset, np.repeat(changed, chosen_sizes), now_us), starts_of_chosen, changed
 
 
-def _replacing(rows: pa.Table, dataset: Dataset, changed: npt.NDArray[np.bool_], now_us: int) -> pa.Table:
-    """Return rows of a query that counts no versions with one: when it was found of those that replace others, else 0.
+def _with_version(rows: pa.Table, dataset: Dataset, changed: npt.NDArray[np.bool_], now_us: int) -> pa.Table:
+    """Return rows with a version if the query has none: the time of the load for changed rows, and 0 for others.
 
-    That moment is a time of ours, and marked as such; by it, as the time at which they are known, such a version shows.
+    That time is one of our own clock, and is marked as such. It also becomes the time since when a changed row is
+    known, so that queries as of an earlier time show the version before.
     """
-    uncounted = "version" not in rows.schema.names
-    replacing = changed if uncounted else np.zeros(len(changed), np.bool_)
-    if uncounted:  # in every batch: they are judged as one table
+    without_version = "version" not in rows.schema.names
+    replacing = changed if without_version else np.zeros(len(changed), np.bool_)
+    if without_version:  # in every batch, because all batches are judged as one table
         rows = rows.append_column("version", pa.array(np.where(replacing, marked(now_us), 0)))
     for name in ("issued_at", "available_at"):
         if name in rows.schema.names:
@@ -263,52 +273,14 @@ def _replacing(rows: pa.Table, dataset: Dataset, changed: npt.NDArray[np.bool_],
 
 
 def _known_positions(lake: Lake, part: PartId) -> Positions:
-    """Return where the lake goes on with a source; looking makes no tables."""
+    """Return how much of a source the lake has; this creates no tables."""
     if not lake.storage.holds_table("spans"):
         return Positions(0, 0)
-    return _positions(lake, part)
-
-
-def _positions(lake: Lake, part: PartId) -> Positions:
     found = lake.spans.positions(lake.dataset.name, [part, changes_of(part)])
     return Positions(found[part] or 0, found[changes_of(part)] or 0)
 
 
 def _outcome(poll: Poll, table: pa.Table, starts: npt.NDArray[np.int64], steps: Steps, dataset: Dataset) -> Outcome:
-    """Return identified rows that hold: observations as the live lane judges them, others by their key."""
+    """Return the valid rows, still identified: observations as the live lane judges them, others by their key."""
     decoded = decoded_rows(table, starts) if dataset.measures else record_rows(table, dataset)
     return steps.conform(DecodedPoll(poll, decoded))
-
-
-def _begin(
-    lake: Lake, steps: Steps, part: PartId, *, job: str, stream: StreamSettings, fence: int
-) -> tuple[SpanWriter, Positions]:
-    """Take the source over, add what was decided and not added, and return a writer where the lake goes on."""
-    spans, dataset = lake.spans, lake.dataset.name
-    spans.claim(job=job, dataset=dataset, topic_ids=[part.topic_id])
-    epoch = spans.begin_epoch(job=job, shard=SHARD)
-    parts = [part, changes_of(part)]
-    lake.roll_forward(parts, since_us=clock.now_us())
-    for each, position in spans.positions(dataset, parts).items():
-        if position is None:
-            spans.begin_at(dataset, {each: 0})
-    positions = _positions(lake, part)
-    writer = SpanWriter(
-        lake,
-        job=job,
-        shard=SHARD,
-        epoch=epoch,
-        fence=fence,
-        rules=steps.plan.version,
-        decoder=f"{WAREHOUSE}/1",
-        dead_letters=steps.dead_letters,
-        span_seconds=stream.span_seconds * 60,
-        span_rows=SPAN_ROWS,
-        late_seconds=stream.late_seconds,
-        positions=dict(zip(parts, (positions.new, positions.changed), strict=True)),
-        watermarks={},
-        stop=threading.Event(),
-        on_committed=lambda _: None,
-        on_paused=lambda _: None,
-    )
-    return writer, positions

@@ -1,4 +1,4 @@
-"""Rows of a query as what a decoder gives back: from here on both lanes are one."""
+"""Turns rows of a query into what a decoder returns, so that both lanes take the same steps from here on."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ _CLOSED = (
     ("status", Reason.BAD_STATUS, "Observation.status"),
     ("comparator", Reason.WRONG_SHAPE, "Observation.valueQuantity.comparator"),
 )
-"""Columns without which a value would mean something else: another text there is no value that can be used."""
+"""Columns that change what a value means: with a text there that is not in the list, the value cannot be used."""
 
 VALUES = ("value", "value_code", "value_text", "data_absent_reason")
 
 
 class RowTexts(Sequence[bytes | None]):
-    """The rows of each message as JSON, made when they are asked for: only dead letters need them."""
+    """The rows of each message as JSON, made on request, because only dead letters need them."""
 
     def __init__(self, rows: pa.Table, starts: npt.NDArray[np.int64]) -> None:
         self._rows, self._starts = rows, starts
@@ -47,24 +47,24 @@ class RowTexts(Sequence[bytes | None]):
 
 
 def whole_messages(batches: Iterator[pa.RecordBatch], *, rows: int) -> Iterator[pa.Table]:
-    """Yield tables of about so many rows; rows of one identity, which lie together, are never parted."""
-    held: list[pa.RecordBatch] = []
+    """Yield tables of about so many rows; rows of one message, which come one after the other, stay in one table."""
+    buffered: list[pa.RecordBatch] = []
     count = 0
     for batch in batches:
-        held.append(batch)
+        buffered.append(batch)
         count += batch.num_rows
         if count >= rows:
-            table = pa.Table.from_batches(held).combine_chunks()
-            last = int(message_starts(table)[-1])
+            table = pa.Table.from_batches(buffered).combine_chunks()
+            last = int(message_starts(table)[-1])  # the last message can go on in the next batch
             if last:
                 yield table.slice(0, last)
-            held, count = table.slice(last).to_batches(), table.num_rows - last
+            buffered, count = table.slice(last).to_batches(), table.num_rows - last
     if count:
-        yield pa.Table.from_batches(held).combine_chunks()
+        yield pa.Table.from_batches(buffered).combine_chunks()
 
 
 def message_starts(table: pa.Table) -> npt.NDArray[np.int64]:
-    """Return where each message begins: rows in succession with one identity are one; without identity each is one."""
+    """Return where each message begins: successive rows with one identity are one message, others one each."""
     if IDENTITY[1] not in table.schema.names:
         return np.arange(table.num_rows)
     begins = np.ones(table.num_rows, np.bool_)
@@ -85,7 +85,7 @@ def decoded_rows(table: pa.Table, starts: npt.NDArray[np.int64]) -> Decoded:
         starts: see message_starts.
 
     Raises:
-        InputError: the query gives a column of a type that cannot be one of the dataset's.
+        InputError: a column cannot be cast to the dataset's type.
     """
     columns = {field.name: _column(table, field) for field in DECODED_SCHEMA}
     message = (np.searchsorted(starts, np.arange(table.num_rows), side="right") - 1).astype(np.int32)
@@ -95,7 +95,7 @@ def decoded_rows(table: pa.Table, starts: npt.NDArray[np.int64]) -> Decoded:
         empty &= columns[name].is_null().to_numpy(zero_copy_only=False)
     missing = [(columns[name].is_null().to_numpy(zero_copy_only=False), why, path) for name, why, path in _NEEDED]
     declared = load_dataset("observation")
-    unfit = [(_none_of(columns[name], declared.column(name).values), why, path) for name, why, path in _CLOSED]
+    unfit = [(_not_among(columns[name], declared.column(name).values), why, path) for name, why, path in _CLOSED]
     for bad, why, path in [*missing, (empty, Reason.NO_VALUE, "Observation.value[x]"), *unfit]:
         for i in np.unique(message[bad]).tolist():
             rejects.setdefault(i, Reject(i, why, path))
@@ -113,7 +113,7 @@ def decoded_rows(table: pa.Table, starts: npt.NDArray[np.int64]) -> Decoded:
     return Decoded(batch, identities, message, [rejects[i] for i in sorted(rejects)])
 
 
-def _none_of(column: pa.DictionaryArray, values: tuple[str, ...]) -> npt.NDArray[np.bool_]:
+def _not_among(column: pa.DictionaryArray, values: tuple[str, ...]) -> npt.NDArray[np.bool_]:
     inside = pc.is_in(column, value_set=pa.array(values, pa.string()))
     bad: npt.NDArray[np.bool_] = column.is_valid().to_numpy(zero_copy_only=False) & ~inside.to_numpy(
         zero_copy_only=False
@@ -122,10 +122,10 @@ def _none_of(column: pa.DictionaryArray, values: tuple[str, ...]) -> npt.NDArray
 
 
 def typed(table: pa.Table, dataset: Dataset) -> pa.Table:
-    """Return the columns that a query gives for a dataset, in the types they will have.
+    """Return the columns that a query returns for a dataset, cast to the dataset's types.
 
     Raises:
-        InputError: one of them cannot have that type, or is none of the dataset's.
+        InputError: a column cannot be cast, or the dataset does not have it.
     """
     fields = {field.name: field for field in dataset.schema}
     if dataset.measures:
@@ -133,9 +133,9 @@ def typed(table: pa.Table, dataset: Dataset) -> pa.Table:
         fields |= own | {"issued_at": DECODED_SCHEMA.field("issued_at")}
     if unknown := sorted(set(table.schema.names) - fields.keys()):
         raise InputError(
-            "Query gives a column that its dataset does not have",
+            "Query returns a column that its dataset does not have",
             where=f"{dataset.name}: {', '.join(unknown)}",
-            remedy="See the reference of the datasets.",
+            remedy="Leave it out, or name it as in the reference of the datasets.",
         )
     return pa.table({name: _column(table, fields[name]) for name in table.schema.names})
 
@@ -144,12 +144,12 @@ def record_rows(table: pa.Table, dataset: Dataset) -> Decoded:
     """Return the rows of a query for any other dataset; every row is a message.
 
     Args:
-        table: the dataset's columns by name; absent ones are null, times without a zone are UTC. What
-            names a record whose key is a hash is a text of the warehouse, and is hashed.
-        dataset: where they go.
+        table: the dataset's columns by name; absent ones are null, times without a zone are UTC. In a dataset whose
+            key is a hash, the key column has the warehouse's own name of the record, which is hashed.
+        dataset: where the rows go.
 
     Raises:
-        InputError: the query gives a column of a type that cannot be the dataset's.
+        InputError: a column cannot be cast to the dataset's type.
     """
     columns = {field.name: _column(table, field) for field in dataset.schema if field.name in table.schema.names}
     message = np.arange(table.num_rows, dtype=np.int32)
@@ -159,13 +159,13 @@ def record_rows(table: pa.Table, dataset: Dataset) -> Decoded:
         return Decoded(batch, [None] * table.num_rows, message)
     columns.setdefault("available_at", pa.nulls(table.num_rows, dataset.schema.field("available_at").type))
     batch = pa.RecordBatch.from_arrays(list(columns.values()), names=list(columns))
-    of = b"sql|" if dataset.kind == ASSOCIATION else f"sql|{dataset.name}|".encode()
-    identities = [None if name is None else of + name for name in named.to_pylist()]
+    prefix = b"sql|" if dataset.kind == ASSOCIATION else f"sql|{dataset.name}|".encode()
+    identities = [None if name is None else prefix + name for name in named.to_pylist()]
     return Decoded(batch, identities, message, unfinished=True)
 
 
 def _is_text(kind: pa.DataType) -> bool:
-    """Return whether a column can be read as text in one way only; see columns.with_texts."""
+    """Return whether a column has only one spelling as text; see columns.with_texts."""
     kind = kind.value_type if pa.types.is_dictionary(kind) else kind
     textual = pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_null(kind)
     return bool(textual or pa.types.is_integer(kind))
@@ -179,7 +179,7 @@ def _column(table: pa.Table, field: pa.Field) -> pa.Array:
     column = table[field.name].combine_chunks()
     texts = pa.types.is_dictionary(field.type) or pa.types.is_string(field.type)
     try:
-        if texts and not _is_text(column.type):  # what an identifier looks like is not left to chance
+        if texts and not _is_text(column.type):  # an identifier must not be spelled in more than one way
             raise pa.ArrowInvalid
         if pa.types.is_dictionary(field.type):
             return column.cast(pa.string()).dictionary_encode()
@@ -188,7 +188,7 @@ def _column(table: pa.Table, field: pa.Field) -> pa.Array:
         return column.cast(field.type)
     except (pa.ArrowException, AttributeError):
         raise InputError(
-            f"Query gives a column that is no {'string' if texts else field.type}",
+            f"Query returns a column that is not of type {'string' if texts else field.type}",
             where=field.name,
             remedy="Cast it in the query.",
         ) from None

@@ -1,4 +1,4 @@
-"""Calls into a database driver that would wait for ever on a server which says nothing and closes nothing."""
+"""Time-outs for calls into a database driver, which would wait for ever for a server that hangs."""
 
 from __future__ import annotations
 
@@ -15,22 +15,23 @@ CONNECT_SECONDS = 10
 
 _LIBPQ = {
     "connect_timeout": CONNECT_SECONDS,
-    # A server whose machine is gone is noticed within a minute, by the system. One that hangs goes on acknowledging.
+    # The system notices within a minute that a server's machine is gone. A server that hangs still acknowledges
+    # packets: for it there is ``answered``.
     "keepalives": 1,
     "keepalives_idle": 30,
     "keepalives_interval": 10,
     "keepalives_count": 3,
     "tcp_user_timeout": 60_000,
 }
-"""Parameters of PostgreSQL's client library, where the address does not give them: seconds, and milliseconds."""
+"""Defaults for parameters of PostgreSQL's client library, in seconds; the last one in milliseconds."""
 
 
 class Silent(ServiceUnavailable):
-    """The server has not answered; the call waits on in its thread, so its connection must not be used or closed."""
+    """The server has not answered. The call still waits in its thread: do not use or close its connection."""
 
 
 def with_keepalives(address: str) -> str:
-    """Return the address of a PostgreSQL with time-outs of the network."""
+    """Return the address of a PostgreSQL server with network time-outs added, where it does not set them."""
     parts = urlsplit(address)
     given = parse_qsl(parts.query, keep_blank_values=True)
     missing = {name: value for name, value in _LIBPQ.items() if name not in dict(given)}
@@ -38,12 +39,12 @@ def with_keepalives(address: str) -> str:
 
 
 def answered(call: Callable[[], _T], *, seconds: float | None, where: str) -> _T:
-    """Return what a call returns.
+    """Make a call and return its result, unless it takes too long.
 
     Args:
         call: made in a thread of its own, which ends with the process.
-        seconds: how long to wait; None: for ever, and in this thread.
-        where: who is asked.
+        seconds: how long to wait; None: for ever, and the call is made in this thread.
+        where: the server's name, for the error.
 
     Raises:
         Silent: there was no answer in time.
@@ -67,8 +68,8 @@ def answered(call: Callable[[], _T], *, seconds: float | None, where: str) -> _T
         raise Silent(
             f"Warehouse has not answered for {seconds:g} seconds",
             where=where,
-            remedy="Look there what it does, and what the query waits for; a query that needs longer before its next "
-            "rows wants a greater silence_seconds in the job file.",
+            remedy="Check on the server what the query waits for. If it only needs longer before its next rows, raise "
+            "silence_seconds in the job file.",
         )
     if errors:
         raise errors[0]

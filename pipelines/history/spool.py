@@ -1,6 +1,6 @@
-"""Rows of a query between the warehouse and the lake: read once, judged, and only then loaded.
+"""Keeps the rows of a query on disk: they are read once from the warehouse, judged, and only then loaded.
 
-They lie in a file without a name, which goes when the process does, however it ends: identified rows must not stay.
+The file has no name, so the system deletes it however the process ends: identified rows must not be left behind.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from vitalake.errors import LakeError
 
 
 class Spool:
-    """The rows of one query, in tables of whole messages; memory holds one of them at a time."""
+    """The rows of one query, in tables of whole messages, of which one at a time is in memory."""
 
     def __init__(self, batches: Iterator[pa.RecordBatch], *, folder: Path, rows: int) -> None:
-        """Take all rows in.
+        """Read all rows from the warehouse.
 
         Args:
-            batches: of one schema.
-            folder: where there is room for them, compressed.
-            rows: of a table, about.
+            batches: the rows; all of one schema.
+            folder: where the compressed rows are kept.
+            rows: about how many rows a table has.
 
         Raises:
-            LakeError: there is no room.
-            VitaLakeError: the warehouse does not give them.
+            LakeError: the folder has no room for them.
+            VitaLakeError: the warehouse fails.
         """
         self.rows = self.messages = 0
         self._file = tempfile.TemporaryFile(dir=folder)
@@ -48,11 +48,13 @@ class Spool:
                 writer.close()
         except OSError as error:
             raise LakeError(
-                f"Rows cannot be kept for judging ({error.strerror})", where=str(folder), remedy="Make room there."
+                f"Rows of the query cannot be written to a temporary file ({error.strerror})",
+                where=str(folder),
+                remedy="Make room there, then start the load again. Nothing was loaded.",
             ) from None
 
     def tables(self, *, behind: int = 0) -> Iterator[tuple[pa.Table, npt.NDArray[np.int64]]]:
-        """Yield what lies behind the first so many messages, with where each message begins."""
+        """Yield the tables after the first ``behind`` messages, with where each message begins."""
         if not self.rows:
             return
         self._file.seek(0, os.SEEK_SET)

@@ -1,4 +1,4 @@
-"""Warehouses, reached by ADBC: streamed Arrow batches, whatever is behind the address."""
+"""Reads warehouses by ADBC, as streamed Arrow batches; DuckDB and PostgreSQL in the same way."""
 
 from __future__ import annotations
 
@@ -21,37 +21,37 @@ _T = TypeVar("_T")
 
 _DRIVERS = {"duckdb": "adbc_driver_duckdb", "postgresql": "adbc_driver_postgresql"}
 _SESSION = (
-    # All queries of the load see one moment.
+    # All queries of the load see one snapshot.
     "SET SESSION CHARACTERISTICS AS TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY",
     # Times cast to text are the same whatever the server's defaults are.
     "SET DateStyle TO 'ISO, YMD'",
     "SET TimeZone TO 'UTC'",
 )
-"""What a session of PostgreSQL begins with."""
+"""Statements at the beginning of a PostgreSQL session."""
 
 SILENCE_SECONDS = 900.0
-"""A query that sorts a large table may think for minutes before its first row comes."""
+"""Default of the longest wait for an answer: a query that sorts a large table needs minutes for its first row."""
 
 _IN_MEMORY = ":memory:"
-"""DuckDB's name for no file."""
+"""DuckDB's name of a database without a file."""
 
 
-def _files_of(home: Path) -> str:
-    """Return the statement by which files that a query names are looked for in the home."""
+def _search_in(home: Path) -> str:
+    """Return the statement that makes DuckDB look in the home for files that a query names."""
     folder = str(home).replace("'", "''")
     return f"SET file_search_path = '{folder}'"
 
 
 class Warehouse:
-    """An open connection; read-only use, in one snapshot from its first query on."""
+    """An open connection that only reads, in one snapshot from its first query on."""
 
     def __init__(self, connection: Any, name: str, *, silence_seconds: float | None = None) -> None:
-        """Take a connection.
+        """Use an open connection.
 
         Args:
             connection: of ADBC.
-            name: of the warehouse, in errors.
-            silence_seconds: longest wait for its next answer; None: for ever, where there is no server.
+            name: of the warehouse, for errors.
+            silence_seconds: longest wait for the next answer; None: for ever, for a warehouse without a server.
         """
         self._connection, self._name = connection, name
         self._seconds = silence_seconds
@@ -60,7 +60,7 @@ class Warehouse:
         """Execute statements that return nothing, and commit.
 
         Raises:
-            Silent: it does not answer.
+            Silent: the server does not answer in time.
         """
         cursor = self._connection.cursor()
         for statement in statements:
@@ -75,9 +75,9 @@ class Warehouse:
         """Yield the rows of a SELECT in batches, streamed.
 
         Raises:
-            InputError: a column would be read wrongly: see plain.
-            ServiceUnavailable: the warehouse refuses the query. Its text is not passed on: it may quote a value.
-            Silent: it does not answer.
+            InputError: a column could be misread: see plain.
+            ServiceUnavailable: the warehouse refuses the query. Its message is not shown, because it can quote a value.
+            Silent: the server does not answer in time.
         """
         cursor = self._connection.cursor()
         try:
@@ -86,20 +86,20 @@ class Warehouse:
             while (batch := self._answered(partial(next, batches, None))) is not None:
                 yield plain(batch)
         except Silent:
-            cursor = None  # its call waits on
+            cursor = None  # the call still waits in its thread: do not close the cursor under it
             raise
-        except (self._connection.Error, pa.ArrowException, OSError) as error:  # OSError: midway through the stream
+        except (self._connection.Error, pa.ArrowException, OSError) as error:  # OSError: in the middle of the stream
             raise ServiceUnavailable(
                 f"Warehouse refuses the query ({type(error).__name__})",
                 where=self._name,
-                remedy="Try it there by hand.",
+                remedy="Run the query in the warehouse by hand to see why.",
             ) from None
         finally:
             if cursor is not None:
                 cursor.close()
 
     def one_text(self, sql: str) -> str:
-        """Return the one value of a SELECT, as text.
+        """Return the only value of a SELECT, as text.
 
         Raises:
             ServiceUnavailable: the warehouse refuses the query.
@@ -110,7 +110,7 @@ class Warehouse:
 def _has_password(address: str) -> bool:
     try:
         parts = urlsplit(address)
-    except ValueError:  # brackets that do not match: the driver says what is wrong
+    except ValueError:  # unbalanced brackets: the driver reports what is wrong
         return "@" in address
     return bool(parts.password) or "password" in parse_qs(parts.query)
 
@@ -127,21 +127,22 @@ def open_warehouse(address: str, *, home: Path, silence_seconds: float = SILENCE
         silence_seconds: longest wait for the next answer of a server.
 
     Raises:
-        SettingsError: no such kind, a password in clear, a reference that leads nowhere, or the extra 'history' is not
-            installed.
-        ServiceUnavailable: it cannot be opened, or does not answer. The address is not echoed: it may hold a password.
+        SettingsError: the kind is unknown, the address has a password, a reference cannot be resolved, or the extra
+            'history' is not installed.
+        ServiceUnavailable: the warehouse cannot be opened, or does not answer. The error does not show the address,
+            which can contain a password.
     """
-    if _has_password(address):  # on a command line or in a job file others can read it
+    if _has_password(address):  # others can read it on a command line or in a job file
         raise SettingsError(
             "Password stands in the warehouse's address",
             where="warehouse",
-            remedy="Secrets go by reference: write env:NAME or file:PATH in its place.",
+            remedy="Keep the address in a variable or a file, and write env:NAME or file:PATH in its place.",
         )
     address = resolve_references({"warehouse": address}, home=home)["warehouse"]
     kind = address.partition(":")[0]
     if kind not in _DRIVERS:
         raise SettingsError(
-            "Warehouse's address is of no known kind",
+            "Kind of the warehouse's address is unknown",
             where="warehouse",
             remedy="Use duckdb:PATH, duckdb::memory: or postgresql://…",
         )
@@ -151,7 +152,7 @@ def open_warehouse(address: str, *, home: Path, silence_seconds: float = SILENCE
         raise SettingsError(
             "History lane is not installed",
             where=f"package {_DRIVERS[kind]}",
-            remedy="In the checkout run: pip install '.[history]'.",
+            remedy="Run in the checkout: pip install '.[history]'",
         ) from None
     within = address.removeprefix("duckdb:")
     name = kind if kind != "duckdb" else within if within == _IN_MEMORY else Path(within).name
@@ -163,14 +164,14 @@ def open_warehouse(address: str, *, home: Path, silence_seconds: float = SILENCE
         raise ServiceUnavailable(
             f"Warehouse cannot be opened ({type(error).__name__})",
             where=name,
-            remedy="Check address, user and password; close who else uses an embedded one.",
+            remedy="Check address, user and password. End other processes that use the same DuckDB file.",
         ) from None
     opened = Warehouse(connection, name, silence_seconds=silence_seconds if server else None)
     try:
-        opened.run(*(_SESSION if server else (_files_of(home),) if where == _IN_MEMORY else ()))
+        opened.run(*(_SESSION if server else (_search_in(home),) if where == _IN_MEMORY else ()))
         yield opened
     except Silent:
-        raise  # and leave the connection to the call that waits in it
+        raise  # without closing the connection, in which a call still waits
     except BaseException:
         connection.close()
         raise

@@ -1,4 +1,4 @@
-"""One shard of a job, from its consumer to its writer: everything a worker holds, and the five steps on it."""
+"""One shard of a job in a worker: its consumer, its writer, and the five steps between them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from pipelines.core.poll import DecodedPoll, Outcome, Poll
 from pipelines.core.writer import SpanWriter
 from pipelines.formats.registry import make_decoder
 from pipelines.formats.shared.result import Decoder
-from pipelines.intake.steps import Steps
+from pipelines.intake.fenced import FencedSteps
 from pipelines.live.positions import resolve_positions
 from pipelines.live.status import Status
 from vitalake import clock
@@ -33,20 +33,20 @@ from vitalake.settings import Settings
 _log = logging.getLogger(__name__)
 
 BEAT_SECONDS = 5.0
-"""A lane says that it lives, in the care store: a quiet ward is told from one whose stream has stopped."""
+"""Time between two heartbeats in the care store, which tell a quiet ward from one whose stream has stopped."""
 
 KEY_SECONDS = 0.5
-"""Wait between tries while patients' keys cannot be had."""
+"""Wait between tries while patients' keys are not available."""
 
 
 @dataclass(frozen=True, slots=True)
 class StreamOptions:
-    """What the command line adds to the configuration.
+    """The options of a lane that the command line gives.
 
     Attributes:
-        start: where to begin where the lake knows no position: earliest, latest, or a time in ms.
+        start: where partitions begin for which the lake has no position: earliest, latest, or a time in ms.
         accept_loss: record a gap in the log instead of stopping.
-        until_idle_seconds: end when nothing has come for so long; None: never.
+        until_idle_seconds: end when nothing has arrived for so long; None: never.
     """
 
     start: Literal["earliest", "latest"] | int = "earliest"
@@ -55,29 +55,27 @@ class StreamOptions:
 
 
 class Lane:
-    """A shard's state in one process; used by one thread at a time."""
+    """The state of a shard in one process; used by one thread at a time."""
 
     def __init__(
         self, settings: Settings, job: str, shard: Shard, options: StreamOptions, stop: threading.Event
     ) -> None:
-        """Prepare without touching anything that is shared: see begin."""
+        """Read the configuration, and begin nothing that other processes would notice: see begin."""
         self.settings, self.job, self.shard, self.options, self.stop = settings, job, shard, options, stop
         self.stream = settings.jobs[job]
         self.name = f"{job}/{shard}"
         self.status = Status(shard=self.name)
         self.lake = Home(settings).lake(self.stream.dataset)
-        self.lake.check_writable()  # first, for a home of an earlier release may lack a key too
-        self._know()
+        self.lake.check_writable()  # first: a home of an earlier release can lack a key too, and has to be upgraded
+        self._read_configuration()
         self.consumer: ShardConsumer | None = None
         self.writer: SpanWriter | None = None
-        self._listed = self._beaten = 0.0
-        self._came: float | None = None  # when something came last: counted over bundles, which may be shorter
+        self._listed_at = self._heartbeat_at = 0.0
+        self._last_arrival: float | None = None  # kept over bundles, which can be shorter than until_idle_seconds
 
-    def _know(self) -> None:
-        """Read rules, keys, vocabulary and profiles; the fence first, so that nothing is older than it says."""
-        spans = self.lake.spans if self.lake.storage.holds_table("spans") else None
-        self.fence = spans.fence(self.lake.dataset.name) if spans else 0
-        self.steps = Steps(self.settings, self.stream, self.lake.dataset)
+    def _read_configuration(self) -> None:
+        """Read the fence, rules, keys, vocabulary and profiles."""
+        self.steps = FencedSteps(self.settings, self.stream, self.lake)
         self.decoders: dict[str, Decoder] = {
             name: make_decoder(name, dataset=self.stream.dataset, stream=self.stream, settings=self.settings)
             for name in sorted(set(self.stream.topics.values()))
@@ -86,19 +84,19 @@ class Lane:
     # -- beginning and ending ------------------------------------------------------------------------------------
 
     def begin(self) -> None:
-        """Make sure that reading starts where the lake says; called at the start of every bundle."""
-        if self.writer is not None and time.monotonic() - self._listed > self.stream.relist_seconds:
+        """Make sure that reading continues at the lake's positions; called at the start of every bundle."""
+        if self.writer is not None and time.monotonic() - self._listed_at > self.stream.relist_seconds:
             self._relist()
         if self.writer is None:
             self._open()
         assert self.consumer is not None and self.writer is not None
         lake_positions = self.lake.spans.positions(self.lake.dataset.name, self.consumer.parts)
-        if lake_positions != self.writer.positions or not self._consumer_is_there():
+        if lake_positions != self.writer.positions or not self._consumer_is_at_writer():
             self.reset()
             self._open()
 
-    def _consumer_is_there(self) -> bool:
-        """Whether the consumer stands at the decided positions; control records may lie between."""
+    def _consumer_is_at_writer(self) -> bool:
+        """Return whether the consumer continues at the positions that were decided last."""
         assert self.consumer is not None and self.writer is not None
         return self.consumer.next == self.writer.positions
 
@@ -110,29 +108,25 @@ class Lane:
         epoch = spans.begin_epoch(job=self.job, shard=str(self.shard))
         introduce(self.settings, self.steps.keys, self.steps.vault)
         since = clock.now_us() - int(self.stream.lookback_seconds * 1e6)
-        if spans.fence(self.lake.dataset.name) != self.fence:
+        if self.steps.outdated:
             self.steps.close()
-            self._know()
+            self._read_configuration()
         recent = self.lake.roll_forward(parts, since_us=since)
         positions = resolve_positions(
             self.lake, consumer, parts, job=self.job, shard=str(self.shard), epoch=epoch, options=self.options
         )
-        self._remember(recent, set(parts))
+        self._fill_lookback(recent)
         if self.steps.feed is not None:
-            kept = clock.now_us() - int(self.settings.care.hours * 3_600e6)
-            known = spans.recent(parts, dataset=self.lake.dataset.name, since_us=kept)
-            self.steps.feed.report_incomplete(self.name, known)
+            stored_since = clock.now_us() - int(self.settings.care.hours * 3_600e6)
+            stored = spans.recent(parts, dataset=self.lake.dataset.name, since_us=stored_since)
+            self.steps.feed.report_incomplete(self.name, stored)
             if self.steps.attributor is not None:
                 self.steps.feed.rewind(positions)
-        self.writer = SpanWriter(
-            self.lake,
+        self.writer = self.steps.open_writer(
             job=self.job,
             shard=str(self.shard),
             epoch=epoch,
-            fence=self.fence,
-            rules=self.steps.plan.version,
             decoder=",".join(f"{d.name}/{d.version}" for d in self.decoders.values()),
-            dead_letters=self.steps.dead_letters,
             span_seconds=self.stream.span_seconds,
             span_rows=self.stream.span_rows,
             late_seconds=self.stream.late_seconds,
@@ -144,18 +138,18 @@ class Lane:
             begin_small=True,
         )
         consumer.start(positions)
-        self._listed = time.monotonic()
+        self._listed_at = time.monotonic()
         self.status.open = True
         _log.info("lane open", extra={"shard": self.name, "count": len(parts)})
 
     def _committed(self, span: Span) -> None:
-        """Take note of a span that is added everywhere; in the committer's thread."""
+        """Note a span that was added to all tables; called in the committer's thread."""
         self.status.committed(span)
         if self.steps.feed is not None:
             self.steps.feed.settle({part.id: part.end for part in span.parts})
 
-    def _remember(self, recent: list[Span], parts: set[PartId]) -> None:
-        """Fill the look-back from the lake; spans that also hold other shards' partitions do no harm."""
+    def _fill_lookback(self, recent: list[Span]) -> None:
+        """Fill the look-back from the lake; rows of other shards' partitions in the same spans do no harm."""
         self.steps.lookback.clear()
         since = clock.now_us() - int(self.stream.lookback_seconds * 1e6)
         young = [span for span in recent if span.decided_us >= since]
@@ -165,19 +159,21 @@ class Lane:
                 self.steps.older_until = time.monotonic() + 2 * self.stream.lookback_seconds
 
     def _relist(self) -> None:
-        """Take in partitions that were added; a topic made again starts the lane anew."""
+        """Start again if partitions were added; end if a topic was deleted and created again."""
         assert self.consumer is not None and self.writer is not None
-        self._listed = time.monotonic()
+        self._listed_at = time.monotonic()
         parts = self.consumer.list_parts()
-        known = {part.topic: part.topic_id for part in self.consumer.parts}
-        if any(known.get(part.topic, part.topic_id) != part.topic_id for part in parts):
-            raise TopicRemade("Topic was made again", where=self.name, remedy="The lane starts on the new one.")
+        topic_ids = {part.topic: part.topic_id for part in self.consumer.parts}
+        if any(topic_ids.get(part.topic, part.topic_id) != part.topic_id for part in parts):
+            raise TopicRemade(
+                "Topic was deleted and created again", where=self.name, remedy="The lane starts again, on the new one."
+            )
         if set(parts) != set(self.consumer.parts):
             _log.info("partitions changed", extra={"shard": self.name, "count": len(parts)})
             self.reset()
 
     def reset(self) -> None:
-        """Throw away what is not decided; the next bundle starts from the lake."""
+        """Discard what is not decided; the next bundle starts from the lake's positions."""
         if self.writer:
             self.writer.close()
         if self.consumer:
@@ -187,34 +183,34 @@ class Lane:
     # -- the five steps ------------------------------------------------------------------------------------------
 
     def read(self, seconds: float) -> Iterator[Poll | None]:
-        """Yield polls for at most so long; None marks time passing, so that the writer can cut."""
+        """Yield polls for at most so long; yield None when nothing has arrived, so that the writer can cut by age."""
         assert self.consumer is not None
         end = time.monotonic() + seconds
-        if self._came is None:
-            self._came = time.monotonic()
+        if self._last_arrival is None:
+            self._last_arrival = time.monotonic()
         idle = self.options.until_idle_seconds
         while time.monotonic() < end and not self.stop.is_set():
-            self._beat()
-            came = False
+            self._send_heartbeat()
+            arrived = False
             for poll in self.consumer.poll():
-                came = True
+                arrived = True
                 yield poll
             now = time.monotonic()
-            self._came = now if came or self.consumer.down else self._came
-            self.status.note_consumer(self.consumer.lag(), down=self.consumer.down) if not came else None
-            if not came:
+            self._last_arrival = now if arrived or self.consumer.down else self._last_arrival
+            if not arrived:
+                self.status.note_consumer(self.consumer.lag(), down=self.consumer.down)
                 yield None
-                if idle is not None and now - self._came >= idle:
+                if idle is not None and now - self._last_arrival >= idle:
                     self.status.idle = True
                     return
 
-    def _beat(self) -> None:
-        if self.steps.feed is not None and time.monotonic() - self._beaten >= BEAT_SECONDS:
-            self._beaten = time.monotonic()
+    def _send_heartbeat(self) -> None:
+        if self.steps.feed is not None and time.monotonic() - self._heartbeat_at >= BEAT_SECONDS:
+            self._heartbeat_at = time.monotonic()
             self.steps.feed.beat(self.name)
 
     def leave(self) -> None:
-        """Say that the lane ends by itself, so that nobody takes it for one that died."""
+        """Note in the care store that the lane ends on purpose, so that it does not count as one that crashed."""
         if self.steps.feed is not None:
             self.steps.feed.beat(self.name, ended=True)
 
@@ -224,14 +220,14 @@ class Lane:
         return DecodedPoll(poll, self.decoders[poll.format].decode(poll.values))
 
     def conform(self, item: DecodedPoll) -> Outcome:
-        """Return rows in the vocabulary's units that are plausible."""
+        """Return the plausible rows, in the vocabulary's units."""
         return self.steps.conform(item)
 
     def mask(self, outcome: Outcome) -> Outcome:
-        """Return the rows that are new as they may be published; waits while patients' keys cannot be had.
+        """Return the new rows as they may be published; waits while patients' keys are not available.
 
         Raises:
-            KeyRevoked, ServiceUnavailable: they still cannot, and the lane is to stop.
+            KeyRevoked, ServiceUnavailable: the keys are still not available, and the lane has to stop.
         """
         while True:
             try:
@@ -248,7 +244,7 @@ class Lane:
                 return masked
 
     def write(self, outcome: Outcome | None) -> None:
-        """Take the rows into the open span and cut it when it is time."""
+        """Add the rows to the open span, and cut it if it is due."""
         assert self.writer is not None
         if outcome is not None:
             self.writer.take(outcome)
@@ -256,11 +252,11 @@ class Lane:
         self.writer.cut_if_due()
 
     def finish(self) -> None:
-        """Cut, and wait until everything is decided and added; called at the end of every bundle."""
+        """Cut the open span, and wait until it is decided and added; called at the end of every bundle."""
         assert self.writer is not None
         self.writer.cut()
         self.writer.flush()
-        gc.collect()  # the worker switched the automatic one off; what a bundle leaves in cycles is little
+        gc.collect()  # the worker has switched the automatic collector off; a bundle leaves few objects in cycles
 
 
 def _watermarks(recent: list[Span]) -> dict[PartId, int]:

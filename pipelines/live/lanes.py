@@ -1,4 +1,4 @@
-"""The lanes of this process: one a shard, found by name from every step of the pipeline."""
+"""The lanes of this process, one per shard: the steps of the pipeline find them by name."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from vitalake.settings import load_settings
 
 @dataclass(frozen=True, slots=True)
 class LaneSpec:
-    """What a worker needs to open a lane; travels to other machines, so it holds no secrets.
+    """What a worker needs to open a lane. It is sent to other machines, so it contains no secrets.
 
     Attributes:
         config: path of the configuration file.
@@ -34,19 +34,19 @@ class LaneSpec:
 
 
 STOP = threading.Event()
-"""Set to end all lanes of this process at their next poll."""
+"""When it is set, all lanes of this process end at their next poll."""
 
 _lanes: dict[str, Lane] = {}
 _guard = threading.Lock()
 failures: list[BaseException] = []
-"""Errors of this process' lanes, newest last: runners wrap them, and their texts are not for a log."""
+"""Errors of the lanes of this process, the newest last. Runners wrap errors in texts that may not be logged."""
 
 
 def lane_of(spec: LaneSpec) -> Lane:
-    """Return the lane of a shard, made at first use.
+    """Return the lane of a shard; the first call makes it.
 
     Raises:
-        VitaLakeError: configuration, rules, keys or profiles do not allow it.
+        VitaLakeError: configuration, rules, keys or profiles are not valid.
     """
     with _guard:
         lane = _lanes.get(spec.name)
@@ -61,7 +61,7 @@ def lane_of(spec: LaneSpec) -> Lane:
 
 
 def lane_named(name: str) -> Lane:
-    """Return a lane that was made before."""
+    """Return the lane with this name, which lane_of has made."""
     return _lanes[name]
 
 

@@ -1,4 +1,4 @@
-"""Prometheus metrics and a health endpoint, drawn from what the workers say."""
+"""Prometheus metrics and a health endpoint, made from the status lines of the workers."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ DOCUMENTED = {
     "vitalake_memory_bytes": "Resident memory of all workers.",
     "vitalake_up": "1 while all workers run and none is paused.",
 }
-"""Every metric: name → help. No label ever holds anything from a message."""
+"""Every metric: name → help. No label ever contains anything from a message."""
 
 
 class _LaneCollector(Collector):
@@ -71,7 +71,7 @@ class Observability:
     """The HTTP server of /metrics and /healthz."""
 
     def __init__(self, view: Callable[[], View], *, job: str, host: str, port: int) -> None:
-        """Listen.
+        """Start the server.
 
         Raises:
             SettingsError: the port is in use.
@@ -104,9 +104,9 @@ class Observability:
             self._server = ThreadingHTTPServer((host, port), Handler)
         except OSError as error:
             raise SettingsError(
-                f"Port cannot be listened on ({error.strerror})",
+                f"Metrics cannot be served on this port ({error.strerror})",
                 where=f"observability.port: {port}",
-                remedy="Free it, or set observability.port to another (0 takes a free one).",
+                remedy="Free the port, or set observability.port to another one (0 takes any free port).",
             ) from None
         self.port = int(self._server.server_address[1])
         threading.Thread(target=self._server.serve_forever, daemon=True).start()

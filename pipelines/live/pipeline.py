@@ -1,7 +1,7 @@
 """The Beam pipeline: one fused stage, whose element is a whole poll.
 
-The lake is the checkpoint: no state, no timers, no grouping, and the runner's own checkpoints are not used. The source
-is a splittable DoFn over shards; it ends its bundle itself, because no runner but one asks it to.
+The lake is the checkpoint: the pipeline has no state, timers or grouping, and does not use the runner's checkpoints.
+The source is a splittable DoFn over shards. It ends its bundle itself, because only one runner would ask it to.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ OPEN, DONE = "open", "done"
 
 @dataclass(frozen=True, slots=True)
 class Tick:
-    """Time has passed in a shard and nothing came."""
+    """Takes the place of a poll when nothing arrived in a shard for a while, so that the writer can cut spans."""
 
     shard: str
 
 
 class FlowCoder(Coder):
-    """Pickles what flows, should a runner ever put it on a wire; sizes it without doing so."""
+    """Pickles elements if a runner sends them to another process; estimates their size without pickling."""
 
     def encode(self, value: Any) -> bytes:
         """Return the pickled element."""
@@ -50,7 +50,7 @@ class FlowCoder(Coder):
         return value.nbytes if isinstance(value, Poll) else 1_000
 
     def is_deterministic(self) -> bool:
-        """Return False: pickles are not."""
+        """Return False: two pickles of one value can differ."""
         return False
 
 
@@ -59,7 +59,7 @@ for _kind in (Poll, DecodedPoll, Outcome, Tick):
 
 
 class ShardTracker(RestrictionTracker):
-    """The restriction of a shard: open for ever, until the source says it is done. It splits at its head only."""
+    """The restriction of a shard: open until the source claims the end. It can only be deferred as a whole."""
 
     def __init__(self, restriction: str) -> None:
         self._restriction = restriction
@@ -70,12 +70,12 @@ class ShardTracker(RestrictionTracker):
         return self._restriction
 
     def try_claim(self, position: str) -> bool:
-        """Claim the end; anything else is always ours."""
+        """Claim a position, which always succeeds; DONE also ends the restriction."""
         self._ended = self._ended or position == DONE
         return True
 
     def try_split(self, fraction_of_remainder: float) -> tuple[str, str] | None:
-        """Defer everything that is left; a shard has no fractions."""
+        """Defer the whole shard when asked for fraction 0; a shard cannot be divided."""
         if fraction_of_remainder != 0 or self._ended:
             return None
         self._restriction, self._ended = DONE, True
@@ -84,7 +84,7 @@ class ShardTracker(RestrictionTracker):
     def check_done(self) -> None:
         """Raise if the source returned without deferring or claiming the end."""
         if not self._ended:
-            message = "A shard was left without being deferred"
+            message = "The source returned without deferring the shard or claiming its end"
             raise ValueError(message)
 
     def is_bounded(self) -> bool:
@@ -93,14 +93,14 @@ class ShardTracker(RestrictionTracker):
 
 
 class ShardProvider(RestrictionProvider):
-    """Gives every shard its one restriction."""
+    """Gives every shard one restriction, which is never divided."""
 
     def initial_restriction(self, element: LaneSpec) -> str:
         """Return the open restriction."""
         return OPEN
 
     def create_tracker(self, restriction: str) -> ShardTracker:
-        """Return its tracker."""
+        """Return the tracker of a restriction."""
         return ShardTracker(restriction)
 
     def restriction_size(self, element: LaneSpec, restriction: str) -> int:
@@ -108,12 +108,12 @@ class ShardProvider(RestrictionProvider):
         return int(restriction == OPEN)
 
     def split(self, element: LaneSpec, restriction: str) -> Iterator[str]:
-        """Yield it whole."""
+        """Yield the restriction undivided."""
         yield restriction
 
 
 def _guarded(lane: Lane, step: Callable[[], _Item]) -> _Item:
-    """Do a step; on failure throw away what the lane holds, so that the next bundle starts from the lake."""
+    """Run a step; on failure discard what the lane has not committed, so that the next bundle starts from the lake."""
     try:
         return step()
     except BaseException as error:
@@ -123,7 +123,7 @@ def _guarded(lane: Lane, step: Callable[[], _Item]) -> _Item:
 
 
 class ReadShard(beam.DoFn):
-    """Reads a shard's partitions, a bundle's time long, from the lake's positions on."""
+    """Reads a shard's partitions for the length of a bundle, from the positions in the lake."""
 
     @beam.DoFn.unbounded_per_element()
     def process(
@@ -160,7 +160,7 @@ class DecodeMessages(beam.DoFn):
 
 
 class ConformRows(beam.DoFn):
-    """DecodedPoll → Outcome with rows in the vocabulary's units, and plausible."""
+    """DecodedPoll → Outcome with plausible rows in the vocabulary's units."""
 
     def process(self, item: DecodedPoll | Tick) -> Iterator[Outcome | Tick]:
         """Yield the outcome."""
@@ -172,7 +172,7 @@ class ConformRows(beam.DoFn):
 
 
 class MaskIdentifiers(beam.DoFn):
-    """Outcome → Outcome whose rows were not seen before, and may be published."""
+    """Outcome → Outcome without duplicates, whose rows may be published."""
 
     def process(self, item: Outcome | Tick) -> Iterator[Outcome | Tick]:
         """Yield the masked outcome."""
@@ -184,7 +184,7 @@ class MaskIdentifiers(beam.DoFn):
 
 
 class WriteSpans(beam.DoFn):
-    """Takes outcomes into spans; the end of a bundle forces a cut and waits until it is added."""
+    """Collects outcomes in spans; the end of a bundle cuts the open span and waits until it is committed."""
 
     def __init__(self) -> None:
         self._shards: set[str] = set()
@@ -194,21 +194,21 @@ class WriteSpans(beam.DoFn):
         self._shards = set()
 
     def process(self, item: Outcome | Tick) -> None:
-        """Take the outcome in."""
+        """Hand the outcome to the writer of its shard."""
         shard = item.shard if isinstance(item, Tick) else item.poll.shard
         self._shards.add(shard)
         lane = lane_named(shard)
         _guarded(lane, lambda: lane.write(None if isinstance(item, Tick) else item))
 
     def finish_bundle(self) -> None:
-        """Cut and wait."""
+        """Cut the open spans and wait until they are committed."""
         for shard in self._shards:
             lane = lane_named(shard)
             _guarded(lane, lane.finish)
 
 
 def build(root: beam.Pipeline, specs: list[LaneSpec]) -> None:
-    """Put the live lane on a pipeline: the same one for every runner."""
+    """Add the steps of the live lane to a pipeline; they are the same for every runner."""
     (
         root
         | "Shards" >> beam.Create(specs)

@@ -1,4 +1,4 @@
-"""Where each partition goes on: what the lake knows, held against what the log still has."""
+"""Finds where reading of each partition continues: compares the lake's position with what Kafka still has."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ def resolve_positions(
     epoch: int,
     options: StreamOptions,
 ) -> dict[PartId, int]:
-    """Return where to read on, recording first sights, gaps and topics that are gone in the spans table.
+    """Return where to read on, and record new partitions, gaps and deleted topics in the spans table.
 
-    A partition never read begins where ``options.start`` says, but one that was added to a topic we read already
-    begins at its beginning: what came before we noticed it is ours too. The beginning is committed at once, so that
-    a crash before the first span does not skip what came since.
+    A partition that was never read begins where ``options.start`` says. One that was added to a topic which is read
+    already begins at its first offset: messages that came before the lane noticed the partition belong to it too. The
+    beginning is committed at once, so that a crash before the first span does not skip messages.
 
     Raises:
-        UpstreamLoss: the log has lost what comes next, and nobody accepted that.
+        UpstreamLoss: Kafka has lost or deleted messages, and the loss was not accepted.
     """
     known = lake.spans.positions(lake.dataset.name, parts)
     old_topics = {part.topic for part, position in known.items() if position is not None}
@@ -51,16 +51,16 @@ def resolve_positions(
         low, high = consumer.bounds(part)
         if position > high and not consumer.holds(part, position - 1):
             raise UpstreamLoss(
-                "The lake is ahead of the log",
+                "The lake's position is after the end of Kafka's log",
                 where=f"{part}@{position}, log ends at {high}",
-                remedy="The broker lost messages that were read. Make the topic anew, then start again.",
+                remedy="The broker lost messages that were read. Delete and create the topic, then start again.",
             )
         if position < low:
             if not options.accept_loss:
                 raise UpstreamLoss(
-                    "The log no longer holds what comes next",
+                    "Kafka has deleted messages that were not read yet",
                     where=f"{part}@{position}, log begins at {low}",
-                    remedy="Look at the topic's retention; 'vitalake stream --accept-loss' records the gap.",
+                    remedy="Check the topic's retention. 'vitalake stream --accept-loss' records the gap.",
                 )
             _record(lake, "gap", job, shard, epoch, _gap(part, position, low))
             position = low
@@ -76,7 +76,10 @@ def _gap(part: PartId, position: int, low: int) -> Part:
 
 
 def _close_gone(lake: Lake, parts: list[PartId], *, job: str, shard: str, epoch: int) -> set[str]:
-    """Close the partitions of earlier incarnations of these topics; return the topics that had one."""
+    """Close the partitions of topics that were deleted and created again; return these topics.
+
+    A topic that was created again has the same name and another UUID.
+    """
     live = {part.topic: part.topic_id for part in parts}
     mine = {(part.topic, part.partition) for part in parts}
     gone, closed = lake.spans.incarnations(lake.dataset.name, set(live))
@@ -85,7 +88,7 @@ def _close_gone(lake: Lake, parts: list[PartId], *, job: str, shard: str, epoch:
         if live.get(part.topic) == part.topic_id:
             continue
         topics.add(part.topic)
-        # A partition the new topic does not have is closed by whoever reads the topic's first one.
+        # A partition that the new topic lacks is closed by the shard that reads the topic's partition 0.
         owner = (part.topic, part.partition) if (part.topic, part.partition) in mine else (part.topic, 0)
         if part in closed or owner not in mine:
             continue

@@ -1,4 +1,4 @@
-"""What must be true before a worker starts; checked once by the command, so that mistakes end it at once."""
+"""Checks before a worker starts: done once by the command, so that mistakes end it at once."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from vitalake.settings import Settings
 
 
 def preflight(settings: Settings, job: str) -> int:
-    """Return the number of partitions of a job that can start.
+    """Check that a job can start, and return the number of its partitions.
 
     Raises:
-        SettingsError: there is no such job, a format cannot fill its dataset, or a profile does not hold.
-        PrivacyError: keys or rules stand in the way, or the lake is another home's.
-        LakeError, InputError: the lake cannot be written, or holds other tables; the topic does not exist.
+        SettingsError: there is no such job, a format cannot fill its dataset, or a profile is not valid.
+        PrivacyError: a key is missing, the rules are not valid or do not allow it, or the lake is another home's.
+        LakeError, InputError: the lake cannot be written, or has other tables; the topic does not exist.
         ServiceUnavailable: no broker answers.
     """
     if job not in settings.jobs:
@@ -35,5 +35,5 @@ def preflight(settings: Settings, job: str) -> int:
     writing_plan(load_policy(settings.path(settings.governance)), lake.dataset, keys)
     with AdminClient(client_options(settings)) as admin:
         parts = list_partitions(admin, sorted(stream.topics))
-    lake.open_all()  # last, for this is the first to leave something behind
+    lake.open_all()  # last: it is the first check that changes something, by creating tables
     return len(parts)

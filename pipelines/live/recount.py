@@ -1,4 +1,4 @@
-"""The audit: counts again what the ledger says, from Parquet footers and from the broker itself."""
+"""Checks the ledger: counts its rows again in the Parquet footers, and its messages again at the broker."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ from vitalake.lake.tables.table import Table
 from vitalake.settings import Settings
 
 TIMEOUT_SECONDS = 15.0
-"""How long the broker may be silent before the recount of a partition is given up."""
+"""How long the broker may send nothing before the recount of a partition fails."""
 
 _BATCH = 10_000
 _POLL_SECONDS = 0.2
-_EOF = KafkaError._PARTITION_EOF  # noqa: SLF001  (librdkafka's mark for the client's own codes; public)
+_EOF = KafkaError._PARTITION_EOF  # noqa: SLF001  (the underscore marks codes of the client itself; they are public)
 
 
 @dataclass(slots=True)
 class Stretch:
-    """What one added span says of one partition."""
+    """The offsets of one partition that one committed span covers, and how many messages it counts there."""
 
     start: int
     end: int
@@ -42,27 +42,34 @@ class Stretch:
 
 
 @dataclass(slots=True)
-class _Claimed:
-    """What the spans that are added everywhere say."""
+class _LedgerSums:
+    """Sums over the spans that are added to all tables.
+
+    Attributes:
+        rows: table → rows.
+        stretches: partition → what each span covers of it.
+        pending: spans that are decided and not added everywhere yet.
+    """
 
     rows: dict[str, int] = field(default_factory=lambda: defaultdict(int))
     stretches: dict[PartId, list[Stretch]] = field(default_factory=lambda: defaultdict(list))
     pending: int = 0
 
 
-def audit(
+def recount(
     settings: Settings, job: str | None = None, *, progress: Callable[[str], None] | None = None
 ) -> dict[str, Any]:
-    """Return the recount as data: ``agrees``, ``checks`` (what, ledger, recounted, agrees), ``not_recounted``.
+    """Count rows and messages again, and compare them with the ledger.
 
-    Rows are recounted from the footers of all files of the tables, which all jobs of the dataset share. Messages are
-    recounted by reading each partition as the lane does (read_committed), from where its log begins. Only spans that
-    are added everywhere are held against either.
+    Returns ``agrees``, ``checks`` (what, ledger, recounted, agrees) and ``not_recounted``. Rows are counted in the
+    footers of all files of the tables, which all jobs of the dataset share. Messages are counted by reading each
+    partition as the lane does (read_committed), from the first offset that Kafka still has. Only spans that are added
+    to all tables are compared.
 
     Args:
-        settings: the home's.
-        job: whose partitions to read from the broker; None takes all jobs'.
-        progress: told what is being recounted.
+        settings: of the home.
+        job: whose partitions are read from the broker; None reads those of all jobs.
+        progress: called with what is being counted.
 
     Raises:
         BrokerUnreachable: no broker answers.
@@ -70,19 +77,22 @@ def audit(
     """
     if job is not None and job not in settings.jobs:
         raise SettingsError("Unknown job", where=job, remedy=f"The configuration has: {', '.join(settings.jobs)}.")
-    tell = progress or (lambda _: None)
+    report = progress or (lambda _: None)
     checks: list[dict[str, Any]] = []
     not_recounted: list[str] = []
     names = [job] if job else list(settings.jobs)
     for dataset in sorted({settings.jobs[name].dataset for name in names}):
         lake = Home(settings).lake(dataset)
-        tables = {table.name: _recount_rows(table) for table in _tables(lake) if not tell(f"Recounting {table.name}")}
-        claimed = _claims(lake, names)
-        for table, rows in tables.items():
-            checks.append(_check(f"rows of {table}", claimed.rows[table], rows))
-        if claimed.pending:
-            not_recounted.append(f"{claimed.pending} spans that are decided and not added yet")
-        broker_checks, remarks = recount_messages(settings, claimed.stretches, tell)
+        counted = dict[str, int]()
+        for table in _tables(lake):
+            report(f"Recounting {table.name}")
+            counted[table.name] = _recount_rows(table)
+        sums = _sum_spans(lake, names)
+        for name, rows in counted.items():
+            checks.append(_check(f"rows of {name}", sums.rows[name], rows))
+        if sums.pending:
+            not_recounted.append(f"{sums.pending} spans that are decided and not added yet")
+        broker_checks, remarks = recount_messages(settings, sums.stretches, report)
         checks += broker_checks
         not_recounted += remarks
     return {"agrees": all(check["agrees"] for check in checks), "checks": checks, "not_recounted": not_recounted}
@@ -96,45 +106,45 @@ def _check(what: str, ledger: int, recounted: int) -> dict[str, Any]:
 
 
 def _tables(lake: Lake) -> list[Table]:
-    """Return the tables that spans of the dataset add to, and what else of the quarantine is there."""
+    """Return the tables that spans of the dataset add rows to, and the other tables of the quarantine that exist."""
     quarantine = (f"quarantine/{name}" for name in quarantine_datasets())
     others = [lake.table(name) for name in quarantine if lake.storage.holds_table(name)]
     return list(dict.fromkeys([*lake.tables, *others]))
 
 
 def _recount_rows(table: Table) -> int:
-    """Return the rows of a table by the footers of its files: neither the log's numbers nor the ledger's."""
+    """Return the rows of a table by the footers of its files, independently of the Delta log and of the ledger."""
     table.refresh()
     total = 0
     for path in table.snapshot().files:
         with table.storage.open(path) as file:
             total += file.metadata.num_rows
-    # What rewrites have dropped (expired, or of a patient who was forgotten) was counted when it was added.
+    # Rows that a rewrite has dropped (expired, or of a patient who was erased) are in the ledger: count them too.
     return total - (table.transaction(rows_app(table)) or 0)
 
 
-def _claims(lake: Lake, jobs: Sequence[str]) -> _Claimed:
-    """Sum up the spans; they are read after the tables, so that whatever those hold was decided before."""
-    claimed, tables = _Claimed(), _tables(lake)
+def _sum_spans(lake: Lake, jobs: Sequence[str]) -> _LedgerSums:
+    """Sum up the spans; called after the tables are counted, so that every row counted there has its span here."""
+    sums, tables = _LedgerSums(), _tables(lake)
     for span in lake.spans.all_spans():
         added = [table for table in tables if is_added(span, table) or not span.files_of(table.name)]
         for table in added:
-            claimed.rows[table.name] += _counted_rows(span, table, lake)
+            sums.rows[table.name] += _counted_rows(span, table, lake)
         if len(added) < len(tables):
-            claimed.pending += 1
+            sums.pending += 1
         elif span.job in jobs and span.dataset == lake.dataset.name:
             for part in span.parts:
                 read = part.counts.messages - part.counts.lost_upstream
                 start = part.first if part.start is None else part.start
-                claimed.stretches[part.id].append(Stretch(start, part.end, read))
-    return claimed
+                sums.stretches[part.id].append(Stretch(start, part.end, read))
+    return sums
 
 
 def _counted_rows(span: Span, table: Table, lake: Lake) -> int:
-    """Return the rows the ledger counts for a table.
+    """Return the rows that the ledger counts for a table.
 
-    Of the dead letters the ledger counts the rows of a rejected message, and they are one a message: there the
-    span's own list of files tells.
+    The ledger counts how many rows a rejected message would have had, but the dead letters have one row per message.
+    For them, and for every table but the published one, the rows in the span's list of files count.
     """
     if table is lake.published:
         return sum(part.counts.published for part in span.parts) if span.dataset == lake.dataset.name else 0
@@ -145,9 +155,9 @@ def _counted_rows(span: Span, table: Table, lake: Lake) -> int:
 
 
 def recount_messages(
-    settings: Settings, stretches: dict[PartId, list[Stretch]], tell: Callable[[str], None]
+    settings: Settings, stretches: dict[PartId, list[Stretch]], report: Callable[[str], None]
 ) -> tuple[list[dict[str, Any]], list[str]]:
-    """Return a check for each partition the broker still holds, and what could not be recounted.
+    """Return a check for each partition that the broker still has, and sentences on what could not be counted.
 
     Raises:
         BrokerUnreachable: no broker answers.
@@ -155,41 +165,41 @@ def recount_messages(
     checks: list[dict[str, Any]] = []
     remarks: list[str] = []
     options = client_options(settings)
-    living = _living(options, sorted({part.topic for part in stretches}))
+    existing = _existing_partitions(options, sorted({part.topic for part in stretches}))
     with closing(_Reader(options)) as reader:
-        for part, claimed in sorted(stretches.items()):
-            if part not in living:
-                remarks.append(f"{part}: the topic it was read from is gone")
+        for part, covered in sorted(stretches.items()):
+            if part not in existing:
+                remarks.append(f"{part}: the topic from which it was read was deleted")
                 continue
-            tell(f"Recounting {part}")
+            report(f"Recounting {part}")
             low = reader.first(part)
-            whole = [stretch for stretch in claimed if stretch.start >= low and stretch.start < stretch.end]
-            lost = sum(stretch.messages for stretch in claimed if stretch.start < low)
+            whole = [stretch for stretch in covered if stretch.start >= low and stretch.start < stretch.end]
+            lost = sum(stretch.messages for stretch in covered if stretch.start < low)
             if lost:
-                remarks.append(f"{part}: {lost} messages, for the log now begins at {low}")
+                remarks.append(f"{part}: {lost} messages, because the log now begins at {low}")
             if whole:
                 recounted = reader.count(part, whole)
                 checks.append(_check(f"messages of {part}", sum(s.messages for s in whole), int(recounted.sum())))
                 checks[-1]["spans_that_differ"] = sum(
-                    stretch.messages != found for stretch, found in zip(whole, recounted.tolist(), strict=True)
+                    stretch.messages != count for stretch, count in zip(whole, recounted.tolist(), strict=True)
                 )
                 checks[-1]["agrees"] &= checks[-1]["spans_that_differ"] == 0
     return checks, remarks
 
 
-def _living(options: dict[str, Any], topics: list[str]) -> set[PartId]:
-    living: set[PartId] = set()
+def _existing_partitions(options: dict[str, Any], topics: list[str]) -> set[PartId]:
+    existing: set[PartId] = set()
     with AdminClient(options) as admin:
         for topic in topics:
             try:
-                living |= set(list_partitions(admin, [topic]))
+                existing |= set(list_partitions(admin, [topic]))
             except TopicMissing:
                 continue
-    return living
+    return existing
 
 
 class _Reader:
-    """Counts the messages a partition holds."""
+    """Counts the messages of a partition by reading them."""
 
     def __init__(self, options: dict[str, Any]) -> None:
         own = {"group.id": "vitalake-audit", "enable.auto.commit": False, "isolation.level": "read_committed"}
@@ -200,24 +210,24 @@ class _Reader:
         self._consumer.close()
 
     def first(self, part: PartId) -> int:
-        """Return the first offset the log holds."""
+        """Return the first offset that Kafka still has of a partition."""
         try:
             low, _ = self._consumer.get_watermark_offsets(TopicPartition(part.topic, part.partition), TIMEOUT_SECONDS)
         except KafkaException:
-            raise _silent(part) from None
+            raise _no_answer(part) from None
         return int(low)
 
     def count(self, part: PartId, stretches: list[Stretch]) -> np.ndarray[Any, np.dtype[np.int64]]:
         """Return how many messages lie in each of the stretches."""
         stretches.sort(key=lambda stretch: stretch.start)
         starts, ends = np.array([s.start for s in stretches]), np.array([s.end for s in stretches])
-        found = np.zeros(len(stretches), np.int64)
+        counts = np.zeros(len(stretches), np.int64)
         self._consumer.assign([TopicPartition(part.topic, part.partition, int(starts[0]))])
         at_end, deadline = False, time.monotonic() + TIMEOUT_SECONDS
         while not at_end:
             messages = self._consumer.consume(_BATCH, _POLL_SECONDS)
             if not messages and time.monotonic() > deadline:
-                raise _silent(part)
+                raise _no_answer(part)
             if not messages:
                 continue
             deadline = time.monotonic() + TIMEOUT_SECONDS
@@ -225,20 +235,20 @@ class _Reader:
             at_end = any(_is_end(m.error(), part) for m in messages) or bool(len(offsets) and offsets[-1] >= ends.max())
             index = np.searchsorted(starts, offsets, side="right") - 1
             inside = (index >= 0) & (offsets < ends[index])
-            found += np.bincount(index[inside], minlength=len(stretches))
+            counts += np.bincount(index[inside], minlength=len(stretches))
         self._consumer.unassign()
-        return found
+        return counts
 
 
 def _is_end(error: KafkaError | None, part: PartId) -> bool:
     if error is None:
         return False
     if error.code() != _EOF:
-        raise _silent(part)
+        raise _no_answer(part)
     return True
 
 
-def _silent(part: PartId) -> BrokerUnreachable:
+def _no_answer(part: PartId) -> BrokerUnreachable:
     return BrokerUnreachable(
-        "Broker does not answer", where=str(part), remedy="Start it, or leave out --audit: nothing was changed."
+        "Broker does not answer", where=str(part), remedy="Start it, or leave out --audit. Nothing was changed."
     )

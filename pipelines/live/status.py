@@ -1,4 +1,4 @@
-"""What a worker tells its supervisor: one JSON line now and then; the view, metrics and health are drawn from it."""
+"""A worker's status, sent to its supervisor as JSON lines: the source of the live view, the metrics and the health."""
 
 from __future__ import annotations
 
@@ -17,12 +17,25 @@ Cause = Literal["broker", "storage", "keys"]
 
 
 class StatusLine(msgspec.Struct):
-    """A worker's state; counts since the worker started.
+    """A worker's state; its counts are since the worker started.
 
     Attributes:
-        ended_for: why the worker ended, in its last line; a configuration can be corrected while the stream waits.
-        where: of the reason, in the last line.
-        remedy: what to do about it, in the last line.
+        shard: the lane's name and shard.
+        state: what the worker does.
+        reason: why it is paused, or has ended.
+        taken: messages that were read, committed or not.
+        spans: spans that were decided and added to all tables.
+        counts: of their messages and rows.
+        rejected_for: reason code → messages that were read and rejected.
+        lag: partition → messages that were not read yet.
+        latency: histogram of the time from the broker's timestamp to the decision.
+        last_commit_us: when the last span was decided.
+        rss_bytes: resident memory.
+        idle: whether the worker ends because nothing has arrived for long enough.
+        ended_for: only in the last line: which kind of problem ended the worker. A configuration can be corrected
+            while the stream waits.
+        where: only in the last line: where the problem is.
+        remedy: only in the last line: what to do about it.
     """
 
     shard: str
@@ -53,7 +66,7 @@ class Status:
         self.open = False
 
     def taken(self, messages: int, rejects: Sequence[Reject] = ()) -> None:
-        """Count messages that were read and not yet committed, and why some of them are rejected."""
+        """Count messages that were read, and for which reasons some of them are rejected."""
         self._line.taken += messages
         if rejects:
             counts = Counter(str(reject.reason) for reject in rejects)
@@ -70,13 +83,13 @@ class Status:
             self.resume("broker")
 
     def pause(self, cause: Cause, reason: str) -> bool:
-        """Say that the lane waits, and for what; return whether that is news."""
+        """Note that the lane waits, and for what; return whether the reason is a new one."""
         with self._lock:
             before, self._waiting[cause] = self._waiting.get(cause), reason
         return before != reason
 
     def resume(self, cause: Cause) -> None:
-        """Say that this is over; another cause may remain."""
+        """Note that the lane no longer waits for this cause; others can remain."""
         with self._lock:
             self._waiting.pop(cause, None)
 

@@ -1,4 +1,4 @@
-"""Starts one worker process a shard, starts it again when it dies, and knows how all of them are."""
+"""Starts one worker process per shard, starts it again when it dies, and reports the state of all workers."""
 
 from __future__ import annotations
 
@@ -23,36 +23,41 @@ from vitalake.processes import python_module, start
 _log = logging.getLogger(__name__)
 
 TRANSIENT = 75
-"""Exit code of a worker whose trouble may pass (sysexits' EX_TEMPFAIL)."""
+"""Exit code of a worker whose problem can pass by itself (EX_TEMPFAIL of sysexits)."""
 
 BACKOFF_SECONDS = (0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
+"""Waits before a worker is started again, after its first, second … failure in a row."""
+
 HEALTHY_SECONDS = 60.0
-"""A worker that lived so long starts its back-off anew."""
+"""When a worker has run for so long, the next failure is its first one again."""
 
 MOST_CRASHES = 6
-"""Crashes in a row (not: transient trouble, not: kills) after which the cause is a bug and not bad luck."""
+"""Crashes in a row, not counting transient problems and kills, after which the cause counts as a bug."""
 
 CONFIGURATION_SECONDS = 5.0
-"""Wait before a worker is started again whose settings, rules or keys are wrong: somebody is correcting them."""
+"""Wait before a worker with wrong settings, rules or keys is started again, while somebody corrects them."""
 
-LAST_WORDS_SECONDS = 5.0
-"""Wait for the rest of what a worker said that has ended: its end of the pipe is closed."""
+LAST_LINES_SECONDS = 5.0
+"""Wait for the rest of the output of a worker that has ended; its end of the pipe is closed already."""
 
 STOP_SECONDS = 30.0
+"""How long a worker has to commit what it holds before it is killed."""
 
 _LINE = msgspec.json.Decoder(StatusLine)
 
 
 @dataclass(slots=True)
 class Worker:
-    """One shard's process, and what it said last.
+    """One shard's process, and what it reported.
 
     Attributes:
-        last: what its process said before it ended by itself.
-        opened: whether any process of the shard has got so far as to read.
-        waits_for: why the process before ended, until one reads again; empty: nothing is in the way.
-        said: the reason that was logged last; empty once a process has decided something since.
-        said_at: when, of time.monotonic().
+        line: its newest status line.
+        before: what the earlier processes of the shard have counted; the same goes for the other fields ``…_before``.
+        last: the line in which the process reported why it ends.
+        opened: whether any process of the shard has begun to read.
+        waits_for: why the process before ended, until one reads again; empty: nothing is wrong.
+        logged: the reason that was logged last; empty once a process has decided a span since.
+        logged_at: when it was logged, by time.monotonic().
     """
 
     shard: Shard
@@ -70,14 +75,14 @@ class Worker:
     last: StatusLine | None = None
     opened: bool = False
     waits_for: str = ""
-    said: str = ""
-    said_at: float = 0.0
+    logged: str = ""
+    logged_at: float = 0.0
     exit_code: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """All workers together, as the terminal view, the metrics and the health endpoint show them."""
+    """The state of all workers together, as the terminal view, the metrics and the health endpoint show it."""
 
     state: Literal["starting", "running", "paused", "stopped"]
     reasons: tuple[str, ...]
@@ -92,13 +97,13 @@ class View:
 
     @property
     def tally(self) -> Tally:
-        """Return what became of what was read, as a watch of shares takes it."""
+        """Return what became of the messages and rows, for notification rules."""
         counts = self.counts
         rows, rejected = counts.undecodable + counts.rows, counts.undecodable + counts.rejected
         return Tally(counts.messages, rows, rejected, counts.held, self.rejected_for)
 
     def latency_ms(self, q: float) -> float | None:
-        """Return a quantile of the time from the broker's timestamp to the decision, ms; None before any."""
+        """Return a quantile of the time from the broker's timestamp to the decision, in ms; None before the first."""
         return quantile(self.latency, q) if self.latency else None
 
 
@@ -137,7 +142,7 @@ class Supervisor:
         for raw in process.stdout:
             try:
                 line = _LINE.decode(raw)
-            except msgspec.DecodeError:  # somebody's print; or the last, torn line of one that was killed
+            except msgspec.DecodeError:  # a library has printed, or the process was killed while it wrote a line
                 continue
             if worker.process is not process:
                 continue
@@ -149,7 +154,7 @@ class Supervisor:
                 worker.opened, worker.waits_for = True, ""
 
     def tick(self) -> int | None:
-        """Look after the workers once; return the exit code when all have ended, None while they run."""
+        """Start ended workers again where it helps; return the exit code when all have ended, None while they run."""
         now = time.monotonic()
         for worker in self.workers:
             if worker.process is not None and worker.process.poll() is not None:
@@ -166,19 +171,19 @@ class Supervisor:
 
     def _ended(self, worker: Worker, code: int, now: float) -> None:
         if worker.listener is not None:
-            worker.listener.join(LAST_WORDS_SECONDS)
+            worker.listener.join(LAST_LINES_SECONDS)
         worked = worker.line is not None and worker.line.spans > 0
         self._keep_counts(worker)
         worker.process = None
         if now - worker.started > HEALTHY_SECONDS:
             worker.failures = 0
         if worked:
-            worker.said = ""
+            worker.logged = ""
         if self.stopping or code == 0:
             worker.exit_code = code if code > 0 and code != TRANSIENT else 0
             return
         last = worker.last or StatusLine(str(worker.shard))
-        # What was wrong from the start ends the stream: whoever has started it is still there to read why.
+        # A configuration that is wrong from the start ends the stream: its user is still there to read the error.
         corrected = last.ended_for == "configuration" and worker.opened
         worker.failures += 1
         for_good = not (code == TRANSIENT or code < 0 or corrected) and (code != 1 or worker.failures >= MOST_CRASHES)
@@ -193,15 +198,15 @@ class Supervisor:
             place = f" ({last.where})" if last.where else ""
             until = "goes on when it is corrected" if corrected else "goes on by itself"
             waits_for = f"{last.reason}{place}; waiting, {until}"
-        if not waits_for or waits_for != worker.said:
+        if not waits_for or waits_for != worker.logged:
             _log.warning("worker ended, starting again", extra={**_why(worker, last), "seconds": wait})
-            worker.said_at = now
-        worker.waits_for = worker.said = waits_for
+            worker.logged_at = now
+        worker.waits_for = worker.logged = waits_for
 
     def _waited_enough(self, worker: Worker, now: float) -> bool:
-        """Whether a worker has waited for a correction as long as a stream that is to end may be idle."""
+        """Return whether a worker has waited for a corrected configuration as long as ``--until-idle`` allows."""
         idle = self._options.until_idle_seconds
-        return idle is not None and bool(worker.said) and now - worker.said_at >= idle
+        return idle is not None and bool(worker.logged) and now - worker.logged_at >= idle
 
     def _keep_counts(self, worker: Worker) -> None:
         if worker.line is not None:
@@ -221,7 +226,7 @@ class Supervisor:
             )
 
     def stop(self) -> None:
-        """Ask all workers to finish what they hold and end."""
+        """Ask all workers to commit what they hold and end."""
         self.stopping = True
         for worker in self.workers:
             if worker.process is not None:
@@ -230,7 +235,7 @@ class Supervisor:
                 worker.exit_code = 0
 
     def stop_and_wait(self) -> int:
-        """Stop; return the exit code. A worker that does not end in time is killed: nothing is lost by that."""
+        """Stop all workers and return the exit code. One that does not end in time is killed; nothing is lost then."""
         self.stop()
         deadline = time.monotonic() + STOP_SECONDS
         for worker in self.workers:
@@ -242,10 +247,10 @@ class Supervisor:
                     worker.process.wait()
         return self.tick() or 0
 
-    # -- what they say -------------------------------------------------------------------------------------------
+    # -- what they report ----------------------------------------------------------------------------------------
 
     def view(self) -> View:
-        """Return how all workers are, together."""
+        """Return the state of all workers together."""
         counts, rejected_for = Counts(), Counter[str]()
         latency: dict[int, int] = {}
         lag: dict[str, int] = {}
@@ -294,5 +299,5 @@ def _why(worker: Worker, last: StatusLine) -> dict[str, str]:
 
 
 def worker_pids(supervisor: Supervisor) -> list[int]:
-    """Return the process ids of the workers that run; for tests that kill them."""
+    """Return the process ids of the running workers; for tests that kill them."""
     return [w.process.pid for w in supervisor.workers if w.process is not None and w.process.poll() is None]

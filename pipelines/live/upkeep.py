@@ -1,7 +1,7 @@
-"""The upkeep of a running lane's tables: every so often compaction, vacuum and sweep, in a process of their own.
+"""The upkeep of a running lane's tables: compacts, vacuums and sweeps from time to time, in a process of its own.
 
-Without it a lane that commits every second doubles what a commit costs within the hour, and a restart reads every
-file of the day. A process of its own, and a nice one: sorting a million rows must not hold up the lane.
+Without upkeep the cost of a commit doubles within an hour for a lane that commits every second, and a restart reads
+every file of the day. The process runs with low priority: sorting a million rows must not delay the lane.
 """
 
 from __future__ import annotations
@@ -25,13 +25,14 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 FIRST_SECONDS = 120.0
-"""The first one comes soon, for lanes that are started again and again."""
+"""When the first upkeep starts at the latest: a lane that is often started again would otherwise never have one."""
 
 NICENESS = 10
+"""The priority of its process, below that of the lane."""
 
 
 class Upkeep:
-    """Starts the upkeep's process when it is due; never two at once."""
+    """Starts the upkeep's process when it is due, and never two at once."""
 
     def __init__(
         self, config: str, job: str, *, workers: int, every_seconds: float, now: float, stderr: IO[bytes] | None = None
@@ -42,7 +43,7 @@ class Upkeep:
         self._process: subprocess.Popen[bytes] | None = None
 
     def tick(self, now: float) -> None:
-        """Start it if it is due; take note of how it ended."""
+        """Start the process if it is due; log if the last one failed."""
         if self._process is not None:
             code = self._process.poll()
             if code is None:
@@ -55,7 +56,7 @@ class Upkeep:
             self._process = start(self._command, stdout=subprocess.DEVNULL, stderr=self._stderr)
 
     def stop(self) -> None:
-        """End it; a rewrite that is cut off has changed nothing, and its files are the next sweep's."""
+        """Kill the process. An interrupted rewrite has changed nothing; the next sweep deletes its files."""
         if self._process is not None:
             self._process.kill()
             self._process.wait()
@@ -63,7 +64,7 @@ class Upkeep:
 
 
 def main() -> int:
-    """Do it once, for the home and job of the arguments; return the exit code."""
+    """Run the upkeep once, for the home and job of the arguments; return the exit code."""
     end_with_parent()
     parser = argparse.ArgumentParser(prog="vitalake upkeep")
     parser.add_argument("config")
@@ -96,7 +97,7 @@ def main() -> int:
         shards = dead_shards(opened(), given.job, workers=given.workers)
         swept = sweep(opened(), given.job, shards=shards, lookback_seconds=stream.lookback_seconds)
         _log.info("swept", extra={"job": given.job, "count": sum(swept.deleted.values())})
-        for other in ("attribution", "devices"):  # these begin anew by themselves, and leave what a killed one staged
+        for other in ("attribution", "devices"):  # killed processes of these jobs leave staged files behind
             sweep(opened(), other)
     except VitaLakeError as error:
         _log.error("upkeep ended", extra={"what": error.what, "where": error.where, "remedy": error.remedy})
@@ -105,7 +106,7 @@ def main() -> int:
 
 
 def _scrub(settings: Settings, lake: Lake) -> None:
-    """Look at a slice of the files; what has rotted is made again where that takes no more than its own day."""
+    """Check a slice of the files; repair damaged ones where that needs no more than to rewrite the file's own day."""
     from pipelines.republish.mend import NAMED, mend
     from vitalake.lake.maintenance.scrub import SLICE_BYTES, scrub
 

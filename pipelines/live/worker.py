@@ -22,21 +22,22 @@ from vitalake.errors import VitaLakeError
 _log = logging.getLogger(__name__)
 
 REPORT_SECONDS = 0.5
+"""Time between two status lines."""
 
 
 def run_worker(spec: LaneSpec, *, supervised: bool) -> int:
-    """Run the lane of one shard until it is told to stop or has nothing left to do; return the exit code.
+    """Run the lane of one shard until a signal stops it or it has nothing left to do; return the exit code.
 
-    The garbage collector is tuned here and not in the decoder alone: a poll makes tens of thousands of objects, and
-    walking them again and again took half of the time.
+    The automatic garbage collector is off while the lane runs: a poll creates tens of thousands of objects, and the
+    collector took half of the processor time to walk them again and again.
 
     Args:
         spec: the lane.
-        supervised: whether a supervisor reads what the worker says.
+        supervised: whether a supervisor reads the status lines.
     """
     logs.configure()
     logs.silence_failures()
-    with logs.importing():  # Beam warns of a client for BigQuery that is not there
+    with logs.importing():  # Beam warns about a BigQuery client that is not installed
         import apache_beam as beam
         from apache_beam.options.pipeline_options import PipelineOptions
         from apache_beam.runners.portability.fn_api_runner import FnApiRunner
@@ -48,12 +49,12 @@ def run_worker(spec: LaneSpec, *, supervised: bool) -> int:
     ended = threading.Event()
     reporter = threading.Thread(target=_report, args=(ended,), daemon=True)
     reporter.start()
-    # From here on collections happen at the end of bundles only: see Lane.finish.
+    # From here on garbage is collected only at the end of bundles: see Lane.finish.
     gc.collect()
     gc.freeze()
     gc.disable()
     try:
-        # Named, and built by hand: another runner would be replaced silently where it cannot be had.
+        # An instance, not a name: Beam silently replaces a runner that is given by name when it is not available.
         with beam.Pipeline(runner=FnApiRunner(), options=PipelineOptions(["--streaming"])) as root:
             build(root, [spec])
     except BaseException as error:
@@ -61,7 +62,7 @@ def run_worker(spec: LaneSpec, *, supervised: bool) -> int:
         if isinstance(cause, VitaLakeError):
             ended.set()
             reporter.join()
-            if supervised:  # the supervisor logs it: it knows whether that is news
+            if supervised:  # the supervisor logs it, because it knows whether it has logged the same before
                 _write(last_line(spec.name, cause))
             else:
                 extra = {"what": cause.what, "where": cause.where, "remedy": cause.remedy, "shard": spec.name}
@@ -76,20 +77,20 @@ def run_worker(spec: LaneSpec, *, supervised: bool) -> int:
 
 
 def _keep_freed_memory() -> None:
-    """Let Arrow keep what it frees for a second, where it can: by default it is given back at once, in pages.
+    """Let Arrow keep freed memory for a second where its allocator can: by default it returns pages at once.
 
-    A span's columns are written and freed again and again; fetching their pages anew each time took a tenth of a
-    worker's processor time.
+    Columns of spans are allocated and freed again and again. Getting their pages back from the system each time took a
+    tenth of a worker's processor time.
     """
     if "jemalloc" in pa.supported_memory_backends() and "ARROW_DEFAULT_MEMORY_POOL" not in os.environ:
         pa.set_memory_pool(pa.jemalloc_memory_pool())
 
 
 def last_line(shard: str, cause: VitaLakeError) -> bytes:
-    """Return what a worker says last: why it ends, and of which kind that is.
+    """Return the last status line of a worker: why it ends, and which kind of problem that is.
 
-    Settings, rules and profiles are read when a worker starts. Somebody may break one of them while the stream runs,
-    and correct it again. Other keys, a broken audit chain and damaged files do not pass while a worker waits.
+    Settings, rules and profiles are read when a worker starts. Somebody can break one of them while the stream runs,
+    and correct it again. Wrong keys, a broken audit chain and damaged files do not get better while a worker waits.
     """
     line = StatusLine(
         shard,
@@ -102,7 +103,7 @@ def last_line(shard: str, cause: VitaLakeError) -> bytes:
 
 
 def _trace(error: BaseException) -> str:
-    """Where an unexpected error came from; not its text, which may hold a value."""
+    """Return where an unexpected error came from, without its text, which can contain a value."""
     frames, trace = [], error.__traceback__
     while trace is not None:
         code = trace.tb_frame.f_code
@@ -122,10 +123,10 @@ def _stop_on_signals() -> None:
 def _report(ended: threading.Event) -> None:
     process = psutil.Process()
     while True:
-        over = ended.wait(REPORT_SECONDS)
+        is_last = ended.wait(REPORT_SECONDS)
         for lane in lanes():
             _write(lane.status.line(process.memory_info().rss))
-        if over:
+        if is_last:
             return
 
 
@@ -133,5 +134,5 @@ def _write(line: bytes) -> None:
     try:
         sys.stdout.buffer.write(line)
         sys.stdout.buffer.flush()
-    except BrokenPipeError:  # nobody listens any more
+    except BrokenPipeError:  # the supervisor is gone
         STOP.set()

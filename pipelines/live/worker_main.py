@@ -1,4 +1,4 @@
-"""The command line of a worker process; people use ``vitalake stream``."""
+"""The command line of a worker process, which the supervisor starts; people use ``vitalake stream``."""
 
 from __future__ import annotations
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -14,13 +13,12 @@ import pyarrow as pa
 
 from governance.belonging import admit
 from pipelines.core.poll import DecodedPoll, Poll
-from pipelines.core.writer import SpanWriter
+from pipelines.core.takeover import ONE_SHARD
 from pipelines.formats.shared.result import Decoded
-from pipelines.intake.steps import Steps
+from pipelines.intake.fenced import FencedSteps
 from vitalake import clock
 from vitalake.errors import InputError
 from vitalake.home import Home
-from vitalake.lake.commits.lake import Lake
 from vitalake.lake.commits.spans import PartId
 from vitalake.lake.datasets.declared import load_dataset
 from vitalake.lake.unlinkable.own_times import marked
@@ -28,7 +26,6 @@ from vitalake.settings import Settings, StreamSettings
 
 DATASET = "device_association"
 JOB = "devices"
-SHARD = "0of1"
 PART = PartId("by-hand", hashlib.sha256(b"vitalake devices by hand").hexdigest()[:22], 0)
 
 _ID_BYTES = 16
@@ -75,11 +72,12 @@ def enter(settings: Settings, entries: Sequence[Entry]) -> None:
     lake = Home(settings).lake(DATASET)
     lake.open_all()
     stream = StreamSettings(topics={}, dataset=DATASET)
-    fence = lake.spans.fence(DATASET)  # before rules and keys are read
-    steps = Steps(settings, stream, lake.dataset, purpose="devices")
-    writer, position = _writer(lake, steps, fence)
+    steps = FencedSteps(settings, stream, lake, purpose="devices")
+    writer = steps.take_over(
+        job=JOB, parts=[PART], decoder="by-hand/1", span_seconds=60, span_rows=100_000, late_seconds=0
+    )
     try:
-        poll = _poll(entries, position)
+        poll = _poll(entries, writer.positions[PART])
         message = np.arange(len(entries), dtype=np.int32)
         decoded = Decoded(_rows(settings, entries), [None] * len(entries), message)
         writer.take(steps.mask(steps.conform(DecodedPoll(poll, decoded))))
@@ -108,40 +106,10 @@ def checked(entry: Entry) -> Entry:
     return entry
 
 
-def _writer(lake: Lake, steps: Steps, fence: int) -> tuple[SpanWriter, int]:
-    """Take the job over, add what was decided and not added, and return a writer and the position where it goes on."""
-    spans = lake.spans
-    spans.claim(job=JOB, dataset=DATASET, topic_ids=[PART.topic_id])
-    epoch = spans.begin_epoch(job=JOB, shard=SHARD)
-    lake.roll_forward([PART], since_us=clock.now_us())
-    position = spans.positions(DATASET, [PART])[PART]
-    if position is None:
-        spans.begin_at(DATASET, {PART: 0})
-    writer = SpanWriter(
-        lake,
-        job=JOB,
-        shard=SHARD,
-        epoch=epoch,
-        fence=fence,
-        rules=steps.plan.version,
-        decoder="by-hand/1",
-        dead_letters=steps.dead_letters,
-        span_seconds=60,
-        span_rows=100_000,
-        late_seconds=0,
-        positions={PART: position or 0},
-        watermarks={},
-        stop=threading.Event(),
-        on_committed=lambda _: None,
-        on_paused=lambda _: None,
-    )
-    return writer, position or 0
-
-
 def _poll(entries: Sequence[Entry], position: int) -> Poll:
     count = len(entries)
     return Poll(
-        shard=f"{JOB}/{SHARD}",
+        shard=f"{JOB}/{ONE_SHARD}",
         format="by-hand",
         values=[msgspec.json.encode({"device": entry.device}) for entry in entries],
         parts=(PART,),

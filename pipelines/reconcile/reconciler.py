@@ -16,6 +16,8 @@ from governance.vault.sealed_rows import device_key
 from pipelines.attribution.associations import TABLE
 from pipelines.core.open_letters import LettersMoved
 from pipelines.core.poll import Outcome
+from pipelines.core.takeover import ONE_SHARD
+from pipelines.intake.fenced import FencedSteps
 from pipelines.intake.online_feed import OnlineFeed
 from pipelines.intake.steps import Steps
 from pipelines.reconcile.changes import Stretches, changed_since
@@ -24,7 +26,7 @@ from pipelines.reconcile.release import Release, Released
 from pipelines.reconcile.repair import Repair
 from pipelines.reconcile.watching import SpanWatch
 from pipelines.reprocess.online_feed import ReprocessFeed
-from pipelines.reprocess.writing import SHARD, Kind, ReprocessWriter, part_of
+from pipelines.reprocess.writing import Kind, ReprocessWriter, part_of
 from vitalake.errors import ServiceUnavailable
 from vitalake.failpoints import failpoint
 from vitalake.home import Home
@@ -37,7 +39,7 @@ from vitalake.settings import Settings, StreamSettings
 _log = logging.getLogger(__name__)
 
 KIND: Kind = "attribution"
-JOB = f"{KIND}/{SHARD}"
+JOB = f"{KIND}/{ONE_SHARD}"
 ACTOR = "attributor"
 DATASET = "observation"
 
@@ -190,9 +192,8 @@ class _Work:
 
     def __init__(self, settings: Settings, lake: Lake) -> None:
         self._settings, self._lake = settings, lake
-        self._fence = lake.spans.fence(DATASET)  # before rules, keys and associations are read
         streams = [stream for stream in settings.jobs.values() if stream.dataset == DATASET]
-        self._steps = Steps(settings, streams[0] if streams else StreamSettings(), lake.dataset, purpose="attribution")
+        self._steps = FencedSteps(settings, streams[0] if streams else StreamSettings(), lake, purpose="attribution")
         assert self._steps.attributor is not None
         self._associations = self._steps.attributor.associations
         self._associations.frozen = True
@@ -284,5 +285,5 @@ class _Work:
 
     def _open_writer(self) -> ReprocessWriter:
         if self._writer is None:
-            self._writer = ReprocessWriter(self._lake, kind=KIND, fence=self._fence)
+            self._writer = ReprocessWriter(self._lake, kind=KIND, steps=self._steps)
         return self._writer

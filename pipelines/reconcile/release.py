@@ -119,7 +119,7 @@ class Release:
         attributor = redecoder.steps.attributor
         assert attributor is not None
         for attempt in redecoder.attempts(letters, table=HELD, mask=False):
-            stays = attempt.left
+            stays = attempt.staying
             stays[attributor.waiting(attempt.outcome)[0]] = True
             if stays.all():
                 continue

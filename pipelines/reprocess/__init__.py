@@ -1,5 +1,5 @@
-"""Messages that were put aside, taken up again: replayed through today's decoders and rules, or given up.
+"""Reprocesses messages of the quarantine: replays them with today's decoders and rules, or discards them.
 
-``replaying.replay(settings, actor=…, table="quarantine/held", kind="attribution", choice=Choice(device_keys=…))`` does
-for held messages what it does for dead letters; ``writing.ReprocessWriter`` decides any outcomes of rows read before.
+``dead_letters.replay`` replays dead letters, and with another table and kind also held messages.
+``writing.ReprocessWriter`` commits the rows of messages that were read before.
 """

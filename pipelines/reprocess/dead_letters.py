@@ -1,11 +1,11 @@
-"""The replay: open messages of a quarantine table, job by job and batch by batch, until none is left to try."""
+"""The replay: tries the open messages of a quarantine table again, job by job and batch by batch."""
 
 from __future__ import annotations
 
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
@@ -21,12 +21,14 @@ from pipelines.core.open_letters import (
     open_letters,
     resolved,
 )
+from pipelines.core.takeover import ONE_SHARD
+from pipelines.intake.fenced import FencedSteps
 from pipelines.intake.online_feed import OnlineFeed
 from pipelines.intake.steps import Steps
 from pipelines.reprocess.online_feed import ReprocessFeed
 from pipelines.reprocess.origins import Lineage, lineages
 from pipelines.reprocess.redecoding import Attempt, Redecoder
-from pipelines.reprocess.writing import SHARD, Kind, ReprocessWriter, counts_of
+from pipelines.reprocess.writing import Kind, ReprocessWriter, counts_of
 from vitalake.errors import SettingsError
 from vitalake.failpoints import failpoint
 from vitalake.home import Home
@@ -38,7 +40,7 @@ from vitalake.settings import Settings
 _log = logging.getLogger(__name__)
 
 ATTEMPTS = 5
-"""How often a job is begun anew because rules, keys or the table changed under way."""
+"""How often the replay of a job starts again because rules, keys or the table changed meanwhile."""
 
 _MESSAGES = ("open", "tried", "recovered", "rejected_again", "held_again", "unopened")
 ROWS_COUNTED = ("published", "held", "filtered", "duplicate")
@@ -50,15 +52,15 @@ class Report:
 
     Attributes:
         open: messages that were open and chosen.
-        recovered: messages that are resolved now; in a dry run: that would be.
-        rejected_again: messages that stay open, for what they hold.
-        held_again: messages of a table of held ones that stay there.
-        unopened: messages that stay open, for no key opens them.
-        reasons: why messages were rejected again.
-        counts: of messages and rows, as the spans hold them.
-        unknown_topics: topics that no job knows any more → open messages of them.
-        spans: how many were decided.
-        dry_run: nothing was decided.
+        recovered: messages that are resolved now; in a dry run, messages that would be.
+        rejected_again: messages that stay open, because they were rejected again.
+        held_again: messages of a table of held ones that stay held.
+        unopened: messages that stay open, because they cannot be decrypted.
+        reasons: reason code → messages rejected again for it.
+        counts: counts of messages and rows, as in the spans.
+        unknown_topics: topics that no job reads any more → open messages of them.
+        spans: how many spans were decided.
+        dry_run: whether nothing was to be decided.
     """
 
     open: int = 0
@@ -74,20 +76,20 @@ class Report:
 
     @property
     def tried(self) -> int:
-        """Return how many messages were taken up."""
+        """Return how many messages were tried."""
         return self.recovered + self.rejected_again + self.held_again + self.unopened
 
     def take(self, attempt: Attempt) -> None:
         """Count what became of the messages of a batch."""
-        stay, rejected = int(attempt.left.sum()), len({reject.message for reject in attempt.outcome.rejects})
+        staying, rejected = int(attempt.staying.sum()), len({reject.message for reject in attempt.outcome.rejects})
         self.rejected_again += rejected
-        self.held_again += stay - rejected
-        self.recovered += attempt.letters.num_rows - stay
+        self.held_again += staying - rejected
+        self.recovered += attempt.letters.num_rows - staying
         self.reasons.update(str(reject.reason) for reject in attempt.outcome.rejects)
         self.counts.add(counts_of(attempt.outcome))
 
     def to_json(self) -> dict[str, Any]:
-        """Return it as data for a program; of rows there are the outcomes that a replay can have."""
+        """Return the report as JSON data; rows are counted by the outcomes that a replay can have."""
         return {
             **{name: getattr(self, name) for name in _MESSAGES},
             "rows": {name: getattr(self.counts, name) for name in ROWS_COUNTED},
@@ -109,57 +111,62 @@ def replay(
     dry_run: bool = False,
     progress: Callable[[Report], None] | None = None,
 ) -> Report:
-    """Take up open messages by today's decoders, vocabulary, profiles and rules; return what became of them.
+    """Try open messages with today's decoders, vocabulary, profiles and rules; return what became of them.
 
-    What is recovered is decided with its resolution, batch by batch: killed at any point and begun again, nothing is
-    lost and nothing comes twice. What is rejected again stays open.
+    Recovered rows are committed together with their resolutions, batch by batch: a replay that is killed and started
+    again loses no row and writes none twice. Messages that are rejected again stay open.
 
     Args:
         settings: of the home.
         actor: who asks for it.
-        table: of envelopes, such as ``quarantine/held``.
+        table: a table of envelopes, such as ``quarantine/held``.
         kind: of the spans.
         choice: which messages; default: all.
         limit: at most so many, the oldest first.
-        dry_run: only see what would be recovered; masks are not applied, nothing is written.
-        progress: told after each batch.
+        dry_run: only report what would be recovered; no masks are applied, and nothing is written.
+        progress: called after each batch.
 
     Raises:
         Overtaken: another replay has begun; what was decided stays.
-        PrivacyError: keys or rules do not hold, or the lake is another home's; then nothing was opened or written.
-        KeyRevoked: messages may not be opened.
+        PrivacyError: keys or rules are not valid, or the lake is another home's; nothing was decrypted or written.
+        KeyRevoked: messages may not be decrypted.
         ServiceUnavailable: lake, care store or vault cannot be reached.
     """
     admit(settings, identified=True)
-    report, wanted = Report(dry_run=dry_run), choice or Choice()
+    report, choice = Report(dry_run=dry_run), choice or Choice()
     lake = Home(settings).lake()
-    found = census(lake, table, wanted)
-    report.open = found.open
-    jobs, unknown = lineages(settings, found.decoders)
+    counted = census(lake, table, choice)
+    report.open = counted.open
+    jobs, unknown = lineages(settings, counted.decoders)
     report.unknown_topics.update({source.topic: 0 for source in unknown})
     for source in unknown:
-        report.unknown_topics[source.topic] += found.sources[source]
+        report.unknown_topics[source.topic] += counted.sources[source]
     for lineage in jobs:
-        _Job(settings, lineage, actor, table, kind, wanted, limit, report, progress).run()
+        _Job(settings, lineage, actor, table, kind, choice, limit, report, progress).run()
     if report.spans:
         sweep(Home(settings).lake(), kind)
     return report
 
 
 def unknown_topics(report: Report) -> SettingsError | None:
-    """Return what to say of topics that no job knows any more; None: there are none."""
+    """Return an error that names the topics which no job reads any more; None: there are none."""
     if not report.unknown_topics:
         return None
     return SettingsError(
-        f"No job knows the topic of {report.unknown_topics.total():,} dead letters",
+        f"No job reads the topic of {report.unknown_topics.total():,} dead letters",
         where=", ".join(sorted(report.unknown_topics)),
-        remedy="Name the topic in a job of the configuration and replay again, or discard them.",
+        remedy="Add the topic to a job of the configuration and replay again, or discard the dead letters.",
     )
 
 
 @dataclass(slots=True)
 class _Job:
-    """The replay of one job's messages."""
+    """The replay of one job's messages.
+
+    Attributes:
+        tried: places of the messages that were tried already.
+        care: hands rows to the care store; None: the job does not feed it.
+    """
 
     settings: Settings
     lineage: Lineage
@@ -170,11 +177,11 @@ class _Job:
     limit: int | None
     report: Report
     progress: Callable[[Report], None] | None
-    passed: Places = field(default_factory=Places)
+    tried: Places = field(default_factory=Places)
     care: ReprocessFeed | None = None
 
     def run(self) -> None:
-        """Try every message once, beginning anew where something has changed under way."""
+        """Try every message once; start again if rules, keys or the table change meanwhile."""
         for attempt in range(ATTEMPTS):
             try:
                 return self._dry() if self.report.dry_run else self._decided()
@@ -189,19 +196,23 @@ class _Job:
 
     def _dry(self) -> None:
         lake = self._lake()
-        with self._redecoder(lake, None) as redecoder:
+        with closing(Steps(self.settings, self.lineage.stream, lake.dataset, purpose="replay")) as steps:
+            redecoder = self._redecoder(steps)
             for letters in self._batches(lake):
                 attempts = list(redecoder.attempts(letters, table=self.table, mask=False))
                 for attempt in attempts:
-                    redecoder.steps.recognise(attempt.outcome)
+                    steps.recognise(attempt.outcome)
                 self._count(letters, attempts, redecoder)
 
     def _decided(self) -> None:
         lake = self._lake()
         lake.open_all()
-        fence = lake.spans.fence(lake.dataset.name)  # before rules and keys are read
-        writer = ReprocessWriter(lake, kind=self.kind, fence=fence)
-        with self._redecoder(lake, writer) as redecoder:
+        with closing(FencedSteps(self.settings, self.lineage.stream, lake, purpose="replay")) as steps:
+            writer = ReprocessWriter(lake, kind=self.kind, steps=steps)
+            if steps.feed is not None:
+                self.care = ReprocessFeed(steps.feed, writer)
+                steps.feed = cast("OnlineFeed", self.care)
+            redecoder = self._redecoder(steps)
             for letters in self._batches(lake):
                 attempts = list(redecoder.attempts(letters, table=self.table))
                 failpoint("masked")
@@ -209,7 +220,7 @@ class _Job:
                 self._count(letters, attempts, redecoder)
 
     def _decide(self, writer: ReprocessWriter, redecoder: Redecoder, attempts: list[Attempt]) -> None:
-        """Decide what a batch recovers; where that is nothing the lake stays as it is."""
+        """Commit what a batch recovers; if it recovers nothing, nothing is written."""
         resolutions = [attempt.resolutions(actor=self.actor) for attempt in attempts]
         if not sum(rows.num_rows for rows in resolutions):
             return
@@ -228,7 +239,7 @@ class _Job:
             self.report.take(attempt)
         self.report.unopened += redecoder.unopened
         redecoder.unopened = 0
-        self.passed.add(letters)
+        self.tried.add(letters)
         if self.progress:
             self.progress(self.report)
 
@@ -237,10 +248,10 @@ class _Job:
         return Home(settings).lake(self.lineage.stream.dataset)
 
     def _batches(self, lake: Lake) -> Iterator[pa.Table]:
-        """Yield batches of what is open as of now and was not tried yet."""
+        """Yield batches of messages that are open now and were not tried yet."""
         lake.table(self.table).refresh()
         done = resolved(lake, self.table)
-        done.merge(self.passed)
+        done.merge(self.tried)
         choice = replace(self.choice, sources=self.lineage.sources)
         for letters in open_letters(lake, self.table, choice, done=done):
             left = self._left
@@ -248,13 +259,5 @@ class _Job:
                 return
             yield letters.slice(0, left)
 
-    @contextmanager
-    def _redecoder(self, lake: Lake, writer: ReprocessWriter | None) -> Iterator[Redecoder]:
-        steps = Steps(self.settings, self.lineage.stream, lake.dataset, purpose="replay")
-        if steps.feed is not None and writer is not None:
-            self.care = ReprocessFeed(steps.feed, writer)
-            steps.feed = cast("OnlineFeed", self.care)
-        try:
-            yield Redecoder(self.settings, self.lineage, steps, job=f"{self.kind}/{SHARD}")
-        finally:
-            steps.close()
+    def _redecoder(self, steps: Steps) -> Redecoder:
+        return Redecoder(self.settings, self.lineage, steps, job=f"{self.kind}/{ONE_SHARD}")

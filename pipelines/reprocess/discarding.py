@@ -1,4 +1,4 @@
-"""Giving messages up: with words why, on record, and for good."""
+"""Discards dead letters for good: with a reason in words, and recorded in the audit."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from vitalake.lake.commits.spans import SpanConflict
 from vitalake.settings import Settings
 
 MOST_WORDS = 500
-"""Letters of a reason: a sentence or two, and a number of a ticket."""
+"""Longest reason, in characters: a sentence or two, and the number of a ticket."""
 
 _PSEUDONYM = re.compile(r"v\d+\.[a-z2-7]{32}")
 
@@ -41,42 +41,44 @@ def checked_words(words: str) -> str:
     """Return the words of a reason, trimmed.
 
     Raises:
-        InputError: there are none, they are too long, or hold what is no text.
+        InputError: the reason is empty, too long or not one line of text, or contains a pseudonym.
     """
     trimmed = words.strip()
     if not trimmed or not any(letter.isalpha() for letter in trimmed):
-        raise InputError("A reason is needed", where="--reason-text", remedy="Say in words why they are given up.")
+        raise InputError("A reason is needed", where="--reason-text", remedy="Say in words why they are discarded.")
     if _PSEUDONYM.search(trimmed):
-        raise InputError("Reason names a patient", where="--reason-text", remedy="Say it without the pseudonym.")
+        raise InputError("Reason names a patient", where="--reason-text", remedy="Write it without the pseudonym.")
     if len(trimmed) > MOST_WORDS or any(unicodedata.category(letter)[0] == "C" for letter in trimmed):
         raise InputError(
-            "Reason is not one line of text", where="--reason-text", remedy=f"At most {MOST_WORDS} letters, one line."
+            "Reason is not one line of text",
+            where="--reason-text",
+            remedy=f"Write one line of at most {MOST_WORDS} characters.",
         )
     return trimmed
 
 
 def discard(settings: Settings, choice: Choice, *, words: str, principal: Principal, audit: AuditSink) -> int:
-    """Give open dead letters up; return how many. They are never replayed again, and expire as others do.
+    """Discard open dead letters; return how many. They are never replayed again, and expire as others do.
 
-    It is recorded before it is done, and so is that the words are refused. Nothing is opened, so that patients' keys
-    need not be had. The audit keeps a digest of the words; they themselves stand beside the rows.
+    The audit records it before it is done, and also when the words are refused. Nothing is decrypted, so patients' keys
+    are not needed. The audit keeps only a digest of the words; the words themselves are stored in the resolutions.
 
     Args:
         settings: of the home.
         choice: which of them.
-        words: why; they name no patient.
+        words: why; they must not name a patient.
         principal: who does it.
         audit: records it.
 
     Raises:
-        InputError: the words are none, or name a patient.
+        InputError: the words are not one line of text, or name a patient.
         Overtaken: a replay has begun meanwhile; what was decided stays.
-        VitaLakeError: it is not recorded, or the lake cannot be written.
+        VitaLakeError: it cannot be recorded, or the lake cannot be written.
     """
     words = checked_words(words)
     admit(settings)
-    found = census(Home(settings).lake(), DEAD_LETTER, choice)
-    if not found.open:
+    counted = census(Home(settings).lake(), DEAD_LETTER, choice)
+    if not counted.open:
         return 0
     refuse_naming_if_known(
         words,
@@ -88,22 +90,22 @@ def discard(settings: Settings, choice: Choice, *, words: str, principal: Princi
         record=audit.record,
     )
     audit.record(AuditEvent("dead-letters.discard", principal.subject, principal.role, (), _detail(choice, words)))
-    jobs, unknown = lineages(settings, found.decoders)
-    mine: dict[str, set[Source]] = defaultdict(set)
+    jobs, unknown = lineages(settings, counted.decoders)
+    sources_of: dict[str, set[Source]] = defaultdict(set)
     for lineage in jobs:
-        mine[lineage.stream.dataset] |= lineage.sources
-    # Nobody can have replayed what no job knows: it is decided beside any dataset's.
-    mine[next(iter(settings.jobs.values())).dataset] |= set(unknown)
+        sources_of[lineage.stream.dataset] |= lineage.sources
+    # No replay can be under way of messages that no job reads: any dataset can resolve them.
+    sources_of[next(iter(settings.jobs.values())).dataset] |= set(unknown)
     count = 0
-    for dataset, sources in sorted(mine.items()):
+    for dataset, sources in sorted(sources_of.items()):
         if sources:
-            which = replace(choice, sources=frozenset(sources))
-            count += _discard(settings, dataset, which, words=words, actor=principal.subject)
+            of_dataset = replace(choice, sources=frozenset(sources))
+            count += _discard(settings, dataset, of_dataset, words=words, actor=principal.subject)
     return count
 
 
 def _discard(settings: Settings, dataset: str, choice: Choice, *, words: str, actor: str) -> int:
-    """Give up what is open, beginning anew where something has changed under way."""
+    """Discard the open messages; start again if rules, keys or the table change meanwhile."""
     count = 0
     for attempt in range(ATTEMPTS):
         try:
@@ -118,10 +120,10 @@ def _discard(settings: Settings, dataset: str, choice: Choice, *, words: str, ac
 
 
 def _decided(settings: Settings, dataset: str, choice: Choice, *, words: str, actor: str) -> Iterator[int]:
-    """Give up file after file; yield how many messages of each were open."""
+    """Discard the open messages file by file; yield how many each file had."""
     lake = Home(settings).lake(dataset)
     lake.open_all()
-    writer = ReprocessWriter(lake, kind="replay", fence=lake.spans.fence(dataset))
+    writer = ReprocessWriter(lake, kind="replay", steps=None)
     lake.quarantine.refresh()
     done = resolved(lake, DEAD_LETTER)
     for places in open_places(lake, DEAD_LETTER, choice, done=done):
@@ -131,7 +133,7 @@ def _decided(settings: Settings, dataset: str, choice: Choice, *, words: str, ac
 
 
 def _detail(choice: Choice, words: str) -> dict[str, str]:
-    """Return what of it is codes: which ones, and a digest that binds the words."""
+    """Return the detail for the audit: codes that say which messages, and a digest of the words."""
     detail = {"why_sha": hashlib.sha256(words.encode()).hexdigest()}
     detail |= {"reason": choice.reason} if choice.reason else {}
     if choice.source:

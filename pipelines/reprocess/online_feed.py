@@ -1,4 +1,4 @@
-"""Recovered rows on their way into the care store, which has long taken the positions they came from."""
+"""Hands recovered rows to the care store, which has already taken the positions at which they were read first."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from pipelines.reprocess.writing import ReprocessWriter
 
 
 class ReprocessFeed:
-    """Hands rows to the care store under the writer's positions.
+    """Hands rows to the care store under the positions of the reprocessing writer.
 
-    What a killed writer has handed over and never decided does not count as taken: the next one's batches are others.
-    What is somebody's by where their device was is deleted, for it may be somebody else's by now; what comes twice
-    else is recognised by its version.
+    Rows that a killed writer has handed over and not decided do not count as taken, because the next writer forms other
+    batches. Those of them that were attributed by a device are deleted, because the device can belong to another
+    patient by now; other rows that come twice are recognised by their version.
     """
 
     def __init__(self, feed: OnlineFeed, writer: ReprocessWriter) -> None:
-        """Take over from the writer before.
+        """Take back what the writer before has handed over and not decided.
 
         Raises:
             ServiceUnavailable: the care store cannot be written.
@@ -43,15 +43,15 @@ class ReprocessFeed:
             part=np.zeros(count, np.int32),
             offset=np.arange(begin, begin + count, dtype=np.int64),
         )
-        self._feed.take(replace(outcome, poll=own, refused=None))  # what is refused was told when it came
+        self._feed.take(replace(outcome, poll=own, refused=None))  # rejected messages were reported when they came
         self._count += count
 
     def known_patients(self, patients: list[str]) -> list[str]:
-        """Return nobody: whose a message is that is refused again was told when it came."""
+        """Return no patients: the patients of rejected messages were reported when these came."""
         return []
 
     def decided(self) -> None:
-        """Take note that all that was taken is decided."""
+        """Note that everything taken so far is decided."""
         self._feed.settle({self._writer.part: self._writer.position})
         self._count = 0
 

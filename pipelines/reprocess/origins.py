@@ -1,4 +1,4 @@
-"""What a message that was put aside is read with today: its topic's job, and that job's decoder."""
+"""Finds how to read a message of the quarantine today: the job that reads its topic, and that job's decoder."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from vitalake.settings import Settings, StreamSettings
 
 @dataclass(frozen=True, slots=True)
 class Lineage:
-    """A job as the home has it now, and the partitions whose messages are replayed as its own.
+    """A job as it is configured now, and the partitions whose messages are replayed as the job's own.
 
     Attributes:
         job: its name.
@@ -35,7 +35,7 @@ class Lineage:
         """Return the decoder of a format.
 
         Raises:
-            SettingsError: the format has nothing for the dataset, or its profile does not hold.
+            SettingsError: the format cannot fill the dataset, or its profile is not valid.
         """
         if name == WAREHOUSE:
             return RowsDecoder(self.stream.dataset)
@@ -43,16 +43,16 @@ class Lineage:
 
 
 def lineages(settings: Settings, sources: Mapping[Source, str]) -> tuple[list[Lineage], list[Source]]:
-    """Return the jobs that know these partitions' topics, and the partitions that no job knows any more.
+    """Return the jobs that read the topics of these partitions, and the partitions that no job reads any more.
 
-    A topic may be read into several datasets, by a job each: the message's own row says for which it was put aside.
-    Rows of a warehouse need no job: the message's row says all.
+    A topic can be read into several datasets, each by its own job: the row in the quarantine names the dataset. Rows of
+    a warehouse need no job, because the row in the quarantine says everything.
 
     Args:
         settings: of the home.
         sources: partition → the decoder that has rejected its messages.
     """
-    mine: dict[str, set[Source]] = defaultdict(set)
+    of_job: dict[str, set[Source]] = defaultdict(set)
     unknown: list[Source] = []
     history: dict[str, set[Source]] = defaultdict(set)
     for source, decoder in sources.items():
@@ -62,23 +62,23 @@ def lineages(settings: Settings, sources: Mapping[Source, str]) -> tuple[list[Li
             if source.topic in stream.topics and source.dataset in ("", stream.dataset)
         ]
         if jobs:
-            mine[jobs[0]].add(source)
+            of_job[jobs[0]].add(source)
         elif decoder.partition("/")[0] == WAREHOUSE and source.dataset:
             history[source.dataset].add(source)
         else:
             unknown.append(source)
-    found = [
-        Lineage(job, stream, frozenset(mine[job]), stream.topics)
+    streams = [
+        Lineage(job, stream, frozenset(of_job[job]), stream.topics)
         for job, stream in settings.jobs.items()
-        if job in mine
+        if job in of_job
     ]
-    return found + [_history(dataset, several) for dataset, several in sorted(history.items())], sorted(unknown)
+    return streams + [_history(dataset, several) for dataset, several in sorted(history.items())], sorted(unknown)
 
 
 def _history(dataset: str, sources: set[Source]) -> Lineage:
-    """Return what rows of a warehouse are read with: as load_history does, but for the care store's sake.
+    """Return how to read rows of a warehouse: as load_history does, but without observations for the care store.
 
-    Which codes a job keeps from the care store is not known here, so that none of its observations go there.
+    Which codes the history job keeps out of the care store is not known here, so none of its observations go there.
     """
     care = not load_dataset(dataset).measures
     stream = StreamSettings(dataset=dataset, max_future_seconds=0, unset_clock_days=(), care=care)

@@ -1,4 +1,4 @@
-"""From envelopes to outcomes: opened, decoded, conformed and masked as if their messages came today."""
+"""Turns envelopes into outcomes: decrypts, decodes, conforms and masks their messages as if they arrived today."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ RESOLUTION_SCHEMA = load_dataset("resolution").schema
 
 @dataclass(slots=True)
 class Attempt:
-    """Envelopes of one format, and what became of their messages: one letter a message, in one order.
+    """Envelopes of one format, and what became of their messages; envelope i has message i.
 
     Attributes:
         letters: the envelopes.
         outcome: of their messages.
-        table: where the envelopes lie.
+        table: the quarantine table of the envelopes.
     """
 
     letters: pa.Table
@@ -44,21 +44,21 @@ class Attempt:
     table: str
 
     def __post_init__(self) -> None:
-        """Leave out second envelopes of messages that are held already."""
+        """Leave out new envelopes of messages that have one in the same table already."""
         self.outcome.extra.pop(self.table, None)
 
     @property
-    def left(self) -> npt.NDArray[np.bool_]:
-        """Return which messages stay where they are: rejected again, or held that are held again."""
-        left = np.zeros(self.letters.num_rows, np.bool_)
-        left[[reject.message for reject in self.outcome.rejects]] = True
+    def staying(self) -> npt.NDArray[np.bool_]:
+        """Return which messages stay in the table: those rejected again, and held ones that are held again."""
+        staying = np.zeros(self.letters.num_rows, np.bool_)
+        staying[[reject.message for reject in self.outcome.rejects]] = True
         if self.table == HELD:
-            left[np.unique(self.outcome.held)] = True
-        return left
+            staying[np.unique(self.outcome.held)] = True
+        return staying
 
     @property
     def reasons(self) -> npt.NDArray[np.object_]:
-        """Return what became of the rows of each message, by the best that became of any."""
+        """Return what became of each message: the best outcome that any of its rows had."""
         reasons = np.full(self.letters.num_rows, "empty", np.object_)
         for name in ("duplicate", "filtered", "held"):
             reasons[np.unique(getattr(self.outcome, name))] = name
@@ -66,10 +66,10 @@ class Attempt:
         return reasons
 
     def without(self, stays: npt.NDArray[np.bool_]) -> Attempt:
-        """Return it without some messages, as if they had not been taken up; it is not attributed yet."""
+        """Return the attempt without some messages, as if they had not been tried; before it is attributed."""
         outcome, poll = self.outcome, self.outcome.poll
         number = (np.cumsum(~stays) - 1).astype(np.int32)
-        mine = ~stays[outcome.message]
+        going_rows = ~stays[outcome.message]
         going = replace(
             outcome,
             poll=replace(
@@ -80,22 +80,22 @@ class Attempt:
                 broker_ms=poll.broker_ms[~stays],
                 ours=None if poll.ours is None else poll.ours[~stays],
             ),
-            rows=outcome.rows.filter(pa.array(mine)),
-            message=number[outcome.message[mine]],
+            rows=outcome.rows.filter(pa.array(going_rows)),
+            message=number[outcome.message[going_rows]],
             row_message=number[outcome.row_message[~stays[outcome.row_message]]],
             filtered=number[outcome.filtered[~stays[outcome.filtered]]],
             rejects=[replace(r, message=int(number[r.message])) for r in outcome.rejects if not stays[r.message]],
             tombstones=number[[i for i in outcome.tombstones if not stays[i]]].tolist(),
             empty=number[[i for i in outcome.empty if not stays[i]]].tolist(),
-            fingerprints=outcome.fingerprints[mine],
-            older=outcome.older[mine] if outcome.older is not None else None,
-            effective_us=outcome.effective_us[mine],
+            fingerprints=outcome.fingerprints[going_rows],
+            older=outcome.older[going_rows] if outcome.older is not None else None,
+            effective_us=outcome.effective_us[going_rows],
         )
         return Attempt(self.letters.filter(pa.array(~stays)), going, self.table)
 
     def resolutions(self, *, actor: str) -> pa.Table:
-        """Return the rows that say that the messages which do not stay are recovered."""
-        done = ~self.left
+        """Return the rows of the table of resolutions that mark the messages as recovered which do not stay."""
+        done = ~self.staying
         places = self.letters.filter(pa.array(done))
         return resolution_rows(places, table=self.table, outcome="recovered", reasons=self.reasons[done], actor=actor)
 
@@ -130,19 +130,19 @@ def resolution_rows(
 
 
 class Redecoder:
-    """Makes outcomes of envelopes; used by one thread at a time."""
+    """Decrypts envelopes and makes outcomes of their messages; used by one thread at a time."""
 
     def __init__(self, settings: Settings, lineage: Lineage, steps: Steps, *, job: str) -> None:
         """Prepare.
 
         Args:
             settings: of the home.
-            lineage: the job that knows the messages' topics.
-            steps: of that job's dataset; its feed takes rows under positions of their own: see ReprocessFeed.
-            job: names the writer of the care store's blocks.
+            lineage: the job that reads the messages' topics.
+            steps: of that job's dataset; their feed takes rows under positions of its own: see ReprocessFeed.
+            job: the writer's name in the care store.
 
         Raises:
-            PrivacyError: the key file does not hold.
+            PrivacyError: the key file is not valid.
         """
         self._settings, self._lineage, self.steps, self._job = settings, lineage, steps, job
         self._keys = Home(settings).keys
@@ -155,20 +155,21 @@ class Redecoder:
         return ",".join(f"{d.name}/{d.version}" for d in self._decoders.values())
 
     def attempts(self, letters: pa.Table, *, table: str, mask: bool = True) -> Iterator[Attempt]:
-        """Yield what becomes of envelopes today; those that cannot be opened are counted and left out.
+        """Yield what becomes of envelopes today; those that cannot be decrypted are counted and left out.
 
         Args:
             letters: envelopes, in memory.
-            table: where they lie.
-            mask: whether to make publishable rows, which care store and vault hear of; else only see what holds:
-                then what was seen before is among it.
+            table: their quarantine table.
+            mask: whether to make publishable rows and hand them to care store and vault; otherwise rows are only
+                judged, and duplicates are still among them.
 
         Raises:
-            PrivacyError: keys or rules do not hold.
-            KeyRevoked: messages may not be opened any more.
+            PrivacyError: keys or rules are not valid.
+            KeyRevoked: messages may not be decrypted any more.
             ServiceUnavailable: care store or vault cannot be written.
         """
-        self.steps.vault.hold_keys()  # their key is the key file's: who revokes the vault's means these too
+        # Envelopes are encrypted with a key of the key file. Somebody who revokes the vault's key means them too.
+        self.steps.vault.hold_keys()
         opened = [self._open(row) for row in letters.to_pylist()]
         formats = [self._lineage.formats[topic_of(source)] for source in letters["source"].to_pylist()]
         self.unopened += opened.count(None)
@@ -176,12 +177,12 @@ class Redecoder:
             index = [i for i, message in enumerate(opened) if message is not None and formats[i] == name]
             if index:
                 messages = [message for i in index if (message := opened[i]) is not None]
-                mine = letters.take(pa.array(index))
-                decoded = self._decoded(self._poll(mine, messages, name))
+                of_format = letters.take(pa.array(index))
+                decoded = self._decoded(self._poll(of_format, messages, name))
                 if table == HELD:
-                    decoded.decoded = _waiting(decoded.decoded, mine["rows"].fill_null(0).to_numpy())
+                    decoded.decoded = _held_rows(decoded.decoded, of_format["rows"].fill_null(0).to_numpy())
                 outcome = self.steps.conform(decoded)
-                yield Attempt(mine, self.steps.mask(outcome) if mask else outcome, table)
+                yield Attempt(of_format, self.steps.mask(outcome) if mask else outcome, table)
 
     def _open(self, row: dict[str, object]) -> Message | None:
         try:
@@ -190,9 +191,10 @@ class Redecoder:
             return None
         if message.broker_ms is not None and message.broker_ms >= EARLIEST_MS:
             return message
-        since = row["rejected_at"]  # no broker's time, or of an earlier release: it was read shortly before
-        assert isinstance(since, datetime)
-        return replace(message, broker_ms=int(since.timestamp() * 1000))
+        # Without a broker's time, or sealed by an earlier release: it was rejected shortly after it arrived.
+        rejected = row["rejected_at"]
+        assert isinstance(rejected, datetime)
+        return replace(message, broker_ms=int(rejected.timestamp() * 1000))
 
     def _poll(self, letters: pa.Table, messages: list[Message], name: str) -> Poll:
         places = list(zip(letters["source"].to_pylist(), letters["topic_id"].to_pylist(), strict=True))
@@ -214,19 +216,24 @@ class Redecoder:
         return DecodedPoll(poll, self._decoders[poll.format].decode(poll.values))
 
 
-def _waiting(decoded: Decoded, held: npt.NDArray[np.int64]) -> Decoded:
-    """Return the rows that wait of held messages: those that name no patient, for the others went on at once.
+def _held_rows(decoded: Decoded, held: npt.NDArray[np.int64]) -> Decoded:
+    """Return the rows that are held: those that name no patient, because the others were published at once.
 
-    Of a message that was held whole, as all were once, more rows wait than name no patient: all are taken.
+    Earlier releases held a whole message. Such a message has more held rows than rows that name no patient, and all of
+    its rows are taken.
+
+    Args:
+        decoded: of held messages.
+        held: how many rows of each message are held.
     """
     unnamed = decoded.rows["patient_id"].is_null().to_numpy(zero_copy_only=False)
     whole = held > np.bincount(decoded.message[unnamed], minlength=len(held))
-    kept = unnamed | whole[decoded.message]
+    is_held = unnamed | whole[decoded.message]
     return replace(
         decoded,
-        rows=decoded.rows.filter(pa.array(kept)),
-        identities=[identity for identity, mine in zip(decoded.identities, kept.tolist(), strict=True) if mine],
-        message=decoded.message[kept],
+        rows=decoded.rows.filter(pa.array(is_held)),
+        identities=[name for name, chosen in zip(decoded.identities, is_held.tolist(), strict=True) if chosen],
+        message=decoded.message[is_held],
     )
 
 

@@ -1,4 +1,4 @@
-"""Rows of a warehouse that were rejected: the JSON they were sealed as becomes what their query once gave."""
+"""Decodes rejected rows of a warehouse: their JSON becomes again what the query had returned."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _ROWS = msgspec.json.Decoder(list[dict[str, Any]])
 
 
 class RowsDecoder:
-    """Decodes what RowTexts has written: messages of a history job."""
+    """Decodes the messages of a history job, as RowTexts has written them."""
 
     name = WAREHOUSE
     version = "1"
@@ -35,7 +35,7 @@ class RowsDecoder:
         self._fields = fields
 
     def decode(self, values: Sequence[bytes | None]) -> Decoded:
-        """Return rows and rejects; never raises for what a message holds."""
+        """Return rows and rejects; never raises because of a message's contents."""
         rows: list[dict[str, Any]] = []
         message: list[int] = []
         starts: list[int] = []
@@ -43,16 +43,16 @@ class RowsDecoder:
         empty: list[int] = []
         for i, value in enumerate(values):
             try:
-                mine = [self._typed(row) for row in _ROWS.decode(value or b"")]
+                typed_rows = [self._typed(row) for row in _ROWS.decode(value or b"")]
             except (msgspec.DecodeError, ValueError, TypeError):
                 rejects.append(Reject(i, Reason.NOT_JSON))
                 continue
-            if not mine:
+            if not typed_rows:
                 empty.append(i)
                 continue
             starts.append(len(rows))
             message.append(i)
-            rows += mine
+            rows += typed_rows
         schema = pa.schema([(name, kind) for name, kind in self._fields.items() if any(name in row for row in rows)])
         table = pa.Table.from_pylist(rows, schema=schema)
         return _of_messages(self._decoded(table, starts), message, rejects, empty)
@@ -67,7 +67,7 @@ class RowsDecoder:
 
 
 def _of_messages(decoded: Decoded, message: list[int], rejects: list[Reject], empty: list[int]) -> Decoded:
-    """Return the same with the messages' own numbers: those that were no JSON are not among the decoder's."""
+    """Return the decoded rows with the indices of all messages; the decoder has only counted those with valid JSON."""
     number = np.array(message, np.int32)
     renamed = [Reject(int(number[r.message]), r.reason, r.path, r.rows) for r in decoded.rejects]
     found = number[decoded.message] if len(decoded.message) else decoded.message
@@ -80,10 +80,10 @@ def _plain(kind: pa.DataType) -> pa.DataType:
 
 
 def _value(value: Any, kind: pa.DataType) -> Any:
-    """Return a value of JSON as one of a column's type.
+    """Convert a JSON value to a column's type.
 
     Raises:
-        ValueError, TypeError: it is none.
+        ValueError, TypeError: it cannot be converted.
     """
     if value is None:
         return None

@@ -1,4 +1,4 @@
-"""Spans of rows that were read before: decided and added one after the other, each with what it resolves."""
+"""Commits rows of messages that were read before: span after span, each with the resolutions of its messages."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ import pyarrow as pa
 
 from pipelines.core.open_letters import RESOLUTION
 from pipelines.core.poll import Outcome
+from pipelines.core.takeover import ONE_SHARD, take_over
+from pipelines.intake.fenced import FencedSteps, fence_of
 from vitalake import clock
 from vitalake.causes import unavailable
 from vitalake.errors import LakeError
@@ -20,52 +22,51 @@ from vitalake.failpoints import failpoint
 from vitalake.lake.commits.lake import Lake, published_name
 from vitalake.lake.commits.spans import Counts, Part, PartId, Span, SpanConflict, Superseded
 
-SHARD = "0of1"
 Kind = Literal["replay", "attribution"]
 
 _TOPIC: dict[Kind, str] = {"replay": "dead-letters", "attribution": "held"}
 
 
 class Overtaken(LakeError):
-    """Somebody else has begun the same work: this process ends, what it has decided stays."""
+    """Another process has begun the same work: this one ends, and what it has decided stays."""
 
 
 def part_of(kind: Kind, dataset: str) -> PartId:
-    """Return the partition whose positions count what was taken up again for a dataset."""
+    """Return the partition whose positions count the reprocessed messages of a dataset."""
     return PartId(_TOPIC[kind], hashlib.sha256(f"vitalake {kind} {dataset}".encode()).hexdigest()[:22], 0)
 
 
 class ReprocessWriter:
-    """Writes spans of one kind and dataset. Of two of a kind only the younger can decide; the older one is told."""
+    """Writes spans of one kind and dataset. Of two writers only the younger can decide; the older gets Overtaken."""
 
-    def __init__(self, lake: Lake, *, kind: Kind, fence: int) -> None:
-        """Take the work over: add what somebody before has decided and not added, and find where it goes on.
+    def __init__(self, lake: Lake, *, kind: Kind, steps: FencedSteps | None) -> None:
+        """Take over the work: add what the process before has decided and not added, and continue at its position.
 
         Args:
-            lake: of the dataset; not used by anything else meanwhile.
+            lake: of the dataset; nothing else may use it meanwhile.
             kind: of the spans; also the name of their job.
-            fence: the dataset's, read before keys, rules and associations were.
+            steps: the steps that make the rows, or steps that were made before these; their fence counts. None: the
+                spans have no rows, and the fence of this moment counts.
 
         Raises:
             ServiceUnavailable: the lake cannot be reached.
         """
-        self._lake, self._fence, self.kind = lake, fence, kind
+        self._lake, self.kind = lake, kind
         self.part = part_of(kind, lake.dataset.name)
+        self._fence = fence_of(lake) if steps is None else steps.fence
         lake.open_all()
         lake.table(RESOLUTION)
         spans, dataset = lake.spans, lake.dataset.name
-        spans.claim(job=kind, dataset=dataset, topic_ids=[self.part.topic_id])
-        self.epoch = spans.begin_epoch(job=kind, shard=SHARD)
-        lake.roll_forward([self.part], since_us=clock.now_us())
+        self.epoch = take_over(lake, job=kind, parts=[self.part])
         if spans.positions(dataset, [self.part])[self.part] is None:
-            with suppress(SpanConflict):  # another one has, which will hear that we are the younger
+            with suppress(SpanConflict):  # an older process has just done so; it will get Overtaken
                 spans.begin_at(dataset, {self.part: 0})
         self.position = spans.positions(dataset, [self.part])[self.part] or 0
 
     @property
     def job(self) -> str:
-        """Return the job and shard under which the work is done."""
-        return f"{self.kind}/{SHARD}"
+        """Return the job and shard of the spans."""
+        return f"{self.kind}/{ONE_SHARD}"
 
     def decide(
         self,
@@ -76,20 +77,20 @@ class ReprocessWriter:
         resolutions: pa.Table | None = None,
         messages: int | None = None,
     ) -> Span:
-        """Decide rows with what they resolve in one commit, and add them.
+        """Decide rows and resolutions in one commit, and add them to their tables.
 
-        Rejects are counted; no second dead letter is made of them. ``resolutions`` lack the span: it is named here.
+        Rejects are counted, and get no second dead letter. The column ``span`` of the resolutions is filled in here.
 
         Args:
-            outcomes: masked; of polls whose positions are those at which the messages were read first.
+            outcomes: masked; their polls have the positions at which the messages were read first.
             rules: version of the rules.
             decoder: decoders and versions.
             resolutions: rows of the dataset ``resolution``; None: nothing is resolved.
-            messages: how far the position moves, where it is more than the outcomes' messages.
+            messages: how far the position moves, if that is more than the number of the outcomes' messages.
 
         Raises:
-            Overtaken: a younger writer of this kind is there; nothing was decided.
-            SpanConflict: the fence was raised; nothing was decided, open anew.
+            Overtaken: a younger writer of this kind has begun; nothing was decided.
+            SpanConflict: the fence was raised; nothing was decided. Make new steps and a new writer.
             ServiceUnavailable: storage refuses.
         """
         span = self._span(outcomes, rules=rules, decoder=decoder, messages=messages)
@@ -100,14 +101,14 @@ class ReprocessWriter:
             raise Overtaken(
                 f"Another {self.kind} has begun",
                 where=f"dataset {self._lake.dataset.name}",
-                remedy="What this one has decided stays; the other one goes on with what is left.",
+                remedy="Nothing to do: what this one has decided stays, and the other one does the rest.",
             ) from None
         except OSError as error:
             raise unavailable(
                 error,
                 "Lake storage refuses",
                 where="lake",
-                remedy="Make room or mend the connection, then start again: nothing is lost, nothing comes twice.",
+                remedy="Make room or repair the connection, then start again. No row is lost or written twice.",
             ) from None
         failpoint("decided")
         self.position = span.parts[0].end
@@ -122,15 +123,15 @@ class ReprocessWriter:
         part = Part(self.part, self.position, self.position, end, counts)
         for outcome in outcomes:
             part.count_unfit({name: len(rows) for name, rows in outcome.unfit.items()})
-            if self.kind == "replay":  # held rows were counted when they came, and what is not mapped when it was
+            if self.kind == "replay":  # held rows: counted when they came; unmapped codes too
                 part.count_local({name: len(rows) for name, rows in outcome.mapped.items()}, {})
-        known = [outcome.associations for outcome in outcomes if outcome.associations]
+        versions = [outcome.associations for outcome in outcomes if outcome.associations]
         return Span(
-            span_id=f"{self.kind}.{SHARD}.e{self.epoch}.{uuid.uuid4().hex}",
+            span_id=f"{self.kind}.{ONE_SHARD}.e{self.epoch}.{uuid.uuid4().hex}",
             kind=self.kind,
             job=self.kind,
             dataset=self._lake.dataset.name,
-            shard=SHARD,
+            shard=ONE_SHARD,
             epoch=self.epoch,
             decided_us=0,
             rules=rules,
@@ -139,15 +140,14 @@ class ReprocessWriter:
             latency={},
             files=[],
             fence=self._fence,
-            associations=min(known, default=0),
+            associations=min(versions, default=0),
         )
 
     def _stage(self, span: Span, outcomes: Sequence[Outcome], resolutions: pa.Table | None) -> None:
         failpoint("before-stage")
         batches: dict[str, list[pa.RecordBatch]] = {}
         for outcome in outcomes:
-            mine = {published_name(span.dataset): outcome.rows} | outcome.extra
-            for name, rows in mine.items():
+            for name, rows in ({published_name(span.dataset): outcome.rows} | outcome.extra).items():
                 if rows.num_rows:
                     batches.setdefault(name, []).append(rows)
         tables = {name: pa.Table.from_batches(several).unify_dictionaries() for name, several in batches.items()}

@@ -1,1 +1,1 @@
-"""Rewrites that need rules and keys: published rows made anew of identified ones."""
+"""Rewrites that need rules and keys: publishes identified rows again, repairs and upgrades the lake."""

@@ -1,4 +1,4 @@
-"""What clinicians have decided, told to a care store that was filled again: the audit has it."""
+"""Restores clinicians' decisions, from the audit, in a care store that was filled again."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ _FIRST = "v1"
 
 
 class Ends:
-    """When stays ended, or may have ended, by the last versions of all rows: a filling leaves out what is long over."""
+    """When stays ended or can have ended, by the last versions of all rows; the care store lacks stays of long ago."""
 
     def __init__(self) -> None:
         self._last: dict[tuple[str, object], tuple[int, int | None, bool]] = {}
 
     def note(self, dataset: str, rows: pa.Table) -> None:
-        """Take identified rows of stays and of beds; whoever left a bed may have left the stay, too."""
+        """Note identified rows of stays and of beds; a patient who left a bed can have left the stay too."""
         names = {"encounter": ("encounter_id", "discharged_at"), "device_association": ("association_id", "valid_from")}
         if dataset not in names:
             return
@@ -43,12 +43,12 @@ class Ends:
                 self._last[patient, name] = version, end if is_end else None, dataset == "encounter"
 
     def by_patient(self) -> dict[str, list[tuple[int, bool]]]:
-        """Return of each patient the ends, and of each whether it is one for sure."""
-        found: dict[str, list[tuple[int, bool]]] = {}
+        """Return for each patient the times of the ends, and whether each is the end of a stay for certain."""
+        ends: dict[str, list[tuple[int, bool]]] = {}
         for (patient, _), (_, end, is_sure) in self._last.items():
             if end is not None:
-                found.setdefault(patient, []).append((end, is_sure))
-        return found
+                ends.setdefault(patient, []).append((end, is_sure))
+        return ends
 
 
 def restore_decisions(
@@ -59,23 +59,25 @@ def restore_decisions(
     had: Iterable[tuple[str, Decision]],
     ends: Ends,
 ) -> bool:
-    """Store again what was decided of patients; return whether none of it can be missing.
+    """Store the decisions about patients again; return whether it is certain that none is missing.
 
-    The audit names a patient by a digest of the pseudonym of that time, so that each patient's is made under every
-    version of the key that is still there; what the store itself had, also under an older one, is taken over with its
-    stay. For the audit's the stay is the one that was open then; what was said when none is known to have been is of
-    the one that began since, within the hours that the store keeps, if no other has ended between. A later decision
-    that the store has stays. False: the audit does not hold or cannot be read, and nothing of it is stored; or it tells
-    of a patient under a version of the key that was retired, or of one for whom nobody can say whether the stay is
+    Decisions that the store had before, also under an older pseudonym, are taken over with their stay. The audit names
+    a patient by a digest of the pseudonym of that time, so each patient's digests are made under every version of the
+    key that still exists. A decision of the audit belongs to the stay that was open at that time. If none is known, it
+    belongs to the stay that began since, within the hours that the store keeps, unless another stay has ended between.
+    A later decision that the store already has stays.
+
+    The result is False if the audit is broken or cannot be read, and then nothing of it is stored. It is also False if
+    the audit names a patient under a retired version of the key, or a patient of whom it is unknown whether the stay is
     still the same.
 
     Args:
         settings: of the home.
         keys: with all versions of the keys ``pseudonym`` and ``audit``.
-        care: the store, its stays filled.
+        care: the store, with its stays.
         patients: by their source ids.
-        had: what the store had before it was filled, by pseudonym: a filling empties it first.
-        ends: of the stays that the lake knows, those among them that the filling has left out.
+        had: the decisions, by pseudonym, that the store had before it was emptied and filled.
+        ends: of the stays in the lake, including those that the store lacks.
 
     Raises:
         ServiceUnavailable: the store cannot be written.
@@ -89,27 +91,27 @@ def restore_decisions(
             care.put_facts([(known[then], one.kind, one.at_us, one)])
         elif then in known:
             _put(care, known[then], one, ended.get(known[then], ()))
-    kept = {(patient, one.kind): one.at_us for patient, one in care.decided()}
+    stored_at = {(patient, one.kind): one.at_us for patient, one in care.decided()}
     folder, seals = settings.path(settings.audit), Seals(keys)
     try:
         if not verify_chain(folder, keys, outside=anchor_folder(settings)).whole:
             return False
-        made = [record for _, record in read_all(folder, keys) if record.action == "decision.write"]
+        records = [record for _, record in read_all(folder, keys) if record.action == "decision.write"]
     except (VitaLakeError, OSError):
         return False
-    by_digest = {digest: now for then, now in known.items() for digest in seals.patients(then)} if made else {}
+    by_digest = {digest: now for then, now in known.items() for digest in seals.patients(then)} if records else {}
     whole, retired = True, keys.versions("pseudonym")[0].version != _FIRST
-    for record in sorted(made, key=lambda record: record.at):
+    for record in sorted(records, key=lambda record: record.at):
         patient = by_digest.get(record.patients[0]) if len(record.patients) == 1 else None
         whole &= patient is not None or not retired
-        told = _decision(record)
-        if patient is not None and told and told.at_us > kept.get((patient, told.kind), -1):
-            whole &= _put(care, patient, told, ended.get(patient, ()))
+        decision = _decision(record)
+        if patient is not None and decision and decision.at_us > stored_at.get((patient, decision.kind), -1):
+            whole &= _put(care, patient, decision, ended.get(patient, ()))
     return whole
 
 
 def _pseudonyms(keys: KeyRing, patients: Iterable[str]) -> Iterator[tuple[str, str]]:
-    """Yield each patient's pseudonym under every version of the key, with the one of now."""
+    """Yield each patient's pseudonym under every version of the key, with the current one."""
     now = Pseudonyms(keys, "patient-identifier")
     versions = [key.version for key in keys.versions("pseudonym")]
     rings = [replace(keys, current_versions={**keys.current_versions, "pseudonym": version}) for version in versions]
@@ -120,12 +122,12 @@ def _pseudonyms(keys: KeyRing, patients: Iterable[str]) -> Iterator[tuple[str, s
 
 
 def _put(care: OnlineStore, patient: str, one: Decision, ends: Iterable[tuple[int, bool]]) -> bool:
-    """Store a decision for the stay of its time; return whether it is known that it holds, or that it has lapsed."""
+    """Store a decision for the stay of its time; return whether it is certain that it applies, or has lapsed."""
     replay = care.replay()
     at_us = replay.at(one.at_us) if replay else one.at_us
     stay = care.stay(patient, as_of_us=at_us)
     if stay is not None and at_us < care.horizon_us() and care.is_visit(patient, stay.encounter):
-        return False  # in which stay within the visit it was made, and whether that has ended, is forgotten
+        return False  # the store no longer knows in which stay of the visit it was made, and whether that has ended
     if at_us < care.horizon_us() and (stay is None or stay.discharged_us is not None):
         since = care.stay(patient, as_of_us=care.now_us())
         if since is None:
@@ -141,7 +143,7 @@ def _put(care: OnlineStore, patient: str, one: Decision, ends: Iterable[tuple[in
 
 
 def _decision(record: Record) -> Decision | None:
-    """Return what a record says was decided; None: nothing that this release knows."""
+    """Return the decision of a record; None: of a kind or reason that this release does not know."""
     kind, reason = record.detail.get("kind", ""), record.detail.get("reason", "")
     if reason not in REASONS.get(cast(DecisionKind, kind), {}):
         return None

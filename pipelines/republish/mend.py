@@ -1,4 +1,4 @@
-"""Making damaged files again: published ones of the restricted zone, file by file, or the dataset as a whole."""
+"""Writes damaged files again, from the files they had replaced, from the restricted zone, or from the broker."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from governance.keyuse import open_vault
 from governance.policy.masking import compile_masks
 from governance.policy.rules import load_policy
 from pipelines.intake.steps import make_sealer
-from pipelines.republish.again import PLACE, Republishable, day_of, made_again, of_day, places
+from pipelines.republish.matching import PLACE, Recoverable, day_of, match_to_files, of_day, places
 from pipelines.republish.republish import converter, open_restricted, republish
 from vitalake.errors import InputError, LakeError
 from vitalake.home import Home
@@ -31,29 +31,29 @@ from vitalake.lake.tables.table import Snapshot, StagedFile, Table
 from vitalake.settings import Settings
 
 _ONLY_DROPPED = {"spans", *map(restricted_name, published_datasets())} - {restricted_name("device_association")}
-"""Tables of which a commit that changes rows changes their number too: it is known without the commit's own entry.
-A republish may keep the number, and so does an erasure where a device stays with nobody."""
+"""Tables in which a commit that changes rows also changes their number, so that a checkpoint alone tells whether a
+commit has changed rows. In others a republish can keep the number, and so does an erasure of a device's association."""
 
 
 NAMED = 10
-"""Spans, and files, that are named where it is said what could not be made again."""
+"""How many spans and files a message names at most."""
 
 Fate = tuple[str, str]
-"""How a file was made again; or why it was not. See Mended."""
+"""How a file was written again, or why it was not. See Mended."""
 
 
 @dataclass(slots=True)
 class Mended:
-    """What became of damaged files of one table: of those that were made again in one way, or not for one reason.
+    """What became of damaged files of one table: those written again in one way, or not written for one reason.
 
     Attributes:
         table: its name.
-        files, rows: that were damaged.
-        how: ``replaced`` of the files that they had replaced, ``rows`` of the restricted zone, ``republish`` the whole
-            dataset was published again, ``broker`` its messages were read once more; empty: they were not made again.
+        files, rows: how many were damaged.
+        how: ``replaced``: from the files that they had replaced; ``rows``: from the restricted zone; ``republish``: the
+            whole dataset was published again; ``broker``: its messages were read again; empty: not written again.
         why: why not, in words.
         days: of the files.
-        spans: whose rows were in them; of merged files those that have added to their days.
+        spans: the spans whose rows were in them; for merged files the spans that have added to their days.
         paths: of the files, in the table's folder.
     """
 
@@ -67,21 +67,21 @@ class Mended:
     paths: list[str] = field(default_factory=list)
 
 
-class _Uneven(Exception):
-    """The rows that can be made are not those that are missing: rules have changed, or days are shifted."""
+class _OtherRows(Exception):
+    """The rows that can be made are not the missing ones: rules have changed, or days are shifted."""
 
 
 def mend(settings: Settings, table: Table, damaged: Sequence[StagedFile], *, whole: bool = True) -> list[Mended]:
-    """Make the damaged files of a table again, each as far as there is anything to make it of; return what was done.
+    """Write the damaged files of a table again where their rows can be found elsewhere; return what was done.
 
     Args:
         settings: of the home.
-        table: not to be used by anything else meanwhile.
+        table: nothing else may use it meanwhile.
         damaged: files of its newest version.
-        whole: publish the dataset again, or read from the broker, where nothing less would do.
+        whole: whether to publish the whole dataset again, or read from the broker, where nothing less helps.
 
     Raises:
-        KeyRevoked: patients' keys cannot be had.
+        KeyRevoked: patients' keys are not available.
         ServiceUnavailable: lake, vault or key service cannot be reached; try again.
     """
     spans = Home(settings).lake().spans if table.name != "spans" else None
@@ -96,12 +96,12 @@ def mend(settings: Settings, table: Table, damaged: Sequence[StagedFile], *, who
     else:
         fates |= {file.path: ("", "the lake has no second copy of them") for file in rest}
     return [
-        _told(table, [file for file in damaged if fates[file.path] == fate], fate, decided)
+        _report(table, [file for file in damaged if fates[file.path] == fate], fate, decided)
         for fate in sorted(set(fates.values()))
     ]
 
 
-def _told(table: Table, files: Sequence[StagedFile], fate: Fate, decided: Sequence[Span]) -> Mended:
+def _report(table: Table, files: Sequence[StagedFile], fate: Fate, decided: Sequence[Span]) -> Mended:
     done = Mended(table.name, len(files), sum(file.rows for file in files), *fate)
     done.days = sorted({str(file.day or "none") for file in files})
     done.spans = sorted({span.span_id for file in files for span in spans_of(table, file, decided)})
@@ -111,7 +111,7 @@ def _told(table: Table, files: Sequence[StagedFile], fate: Fate, decided: Sequen
 
 
 def spans_of(table: Table, file: StagedFile, decided: Sequence[Span]) -> list[Span]:
-    """Return the spans whose rows may be in a file: the one that has staged it, or those that added to its day."""
+    """Return the spans whose rows can be in a file: the one that has staged it, or all that added to its day."""
     own = span_id_of(file.path)
     if own:
         return [span for span in decided if span.span_id == own]
@@ -119,17 +119,16 @@ def spans_of(table: Table, file: StagedFile, decided: Sequence[Span]) -> list[Sp
 
 
 def _mend_from_replaced(table: Table, damaged: Sequence[StagedFile]) -> list[StagedFile]:
-    """Make files again of those that the very commit replaced which added them; return the files it could not make.
+    """Write files again from the files that their own commit has replaced; return the files for which that failed.
 
-    Only of a commit that kept rows as they were. No other file that lies there counts: a killed worker's was never
-    decided, and an older version's may hold what a stricter rule hides by now.
+    Only commits that kept rows as they were count. Other files in the folder are not used: a file of a killed worker
+    was never decided, and a file of an older version can contain what a stricter rule hides now.
     """
-    known = replacements(table.storage, checkpoints=table.name in _ONLY_DROPPED)
-    for commit in known:
-        mine = {file.path for file in damaged if file.path in commit.added}
-        if mine:
-            with suppress(_Uneven):
-                rewrite(table, partial(_among, mine), partial(_what_it_replaced, table, commit))
+    for commit in replacements(table.storage, checkpoints=table.name in _ONLY_DROPPED):
+        added_by_commit = {file.path for file in damaged if file.path in commit.added}
+        if added_by_commit:
+            with suppress(_OtherRows):
+                rewrite(table, partial(_among, added_by_commit), partial(_what_it_replaced, table, commit))
     table.refresh()
     here = table.snapshot().files
     return [file for file in damaged if file.path in here]
@@ -140,10 +139,10 @@ def _among(paths: Collection[str], snapshot: Snapshot) -> list[StagedFile]:
 
 
 def _what_it_replaced(table: Table, commit: Replacement, rows: Rows) -> Iterator[Piece]:
-    """Yield the rows a commit replaced that its other files do not have: those of the damaged ones, to the row.
+    """Yield the rows that a commit replaced and that its other files lack: exactly the rows of the damaged files.
 
     Raises:
-        _Uneven: a file of the commit cannot be read any more, or the rows are not as many as are missing.
+        _OtherRows: a file of the commit cannot be read any more, or the number of rows is not that of the missing ones.
     """
     days, gone = {file.day for file in rows.files}, {file.path for file in rows.files}
     others = [path for path in commit.added if path not in gone]
@@ -151,57 +150,57 @@ def _what_it_replaced(table: Table, commit: Replacement, rows: Rows) -> Iterator
     there = _plain(_whole(table, [path for path in others if day_of(path) in days]), table)
     missing = _difference(old, there)
     if missing.num_rows != rows.count or old.num_rows != there.num_rows + rows.count:
-        raise _Uneven
+        raise _OtherRows
     yield Piece(_sorted(missing, table))
 
 
 def _whole(table: Table, paths: Sequence[str]) -> list[pa.Table]:
-    """Return the rows of files that may have been replaced; all of them, or none at all.
+    """Return all rows of files, which can have been replaced since.
 
     Raises:
-        _Uneven: one is damaged too, or gone by now.
+        _OtherRows: one of the files is damaged too, or was deleted.
     """
     try:
         return [part for path in paths for part in read_file(table, StagedFile(table.name, path, 0, 0, None))]
     except (LakeError, OSError, pa.ArrowException):
-        raise _Uneven from None
+        raise _OtherRows from None
 
 
 def _mend_published(settings: Settings, dataset: str, damaged: Sequence[StagedFile], *, whole: bool) -> dict[str, Fate]:
-    """Make published files again, day by day; return what became of each."""
+    """Write published files again, day by day; return what became of each."""
     fates: dict[str, Fate] = {}
-    uneven: list[str] = []
+    other_rows: list[str] = []
     lake = open_restricted(settings, dataset)
     keys = Home(settings).keys
     masks = compile_masks(load_policy(settings.path(settings.governance)), lake.dataset, keys)
     with closing(open_vault(settings, keys, purpose="repair")) as vault:
         convert = converter(make_sealer(lake.dataset, vault, keys), masks)
         for day in sorted({file.day for file in damaged}, key=str):
-            mine = [file.path for file in damaged if file.day == day]
+            of_day_paths = [file.path for file in damaged if file.day == day]
             try:
-                _mend_day(lake, day, mine, convert)
-                fates |= dict.fromkeys(mine, ("rows", ""))
+                _mend_day(lake, day, of_day_paths, convert)
+                fates |= dict.fromkeys(of_day_paths, ("rows", ""))
             except (LakeError, InputError) as error:
-                fates |= dict.fromkeys(mine, ("", f"{error.what} ({error.where})"))
-            except _Uneven:
-                uneven += mine
-    if not uneven:
+                fates |= dict.fromkeys(of_day_paths, ("", f"{error.what} ({error.where})"))
+            except _OtherRows:
+                other_rows += of_day_paths
+    if not other_rows:
         return fates
     if not whole:
-        return fates | dict.fromkeys(uneven, ("", "rules have changed since they were published"))
+        return fates | dict.fromkeys(other_rows, ("", "rules have changed since they were published"))
     try:
         republish(settings, dataset)
     except (LakeError, InputError) as error:
-        return fates | dict.fromkeys(uneven, ("", f"{error.what} ({error.where})"))
+        return fates | dict.fromkeys(other_rows, ("", f"{error.what} ({error.where})"))
     return fates | dict.fromkeys((file.path for file in damaged if file.path not in fates or not fates[file.path][0]),
                                  ("republish", ""))  # fmt: skip
 
 
 def _mend_day(lake: Lake, day: str | None, damaged: Sequence[str], convert: Callable[[pa.Table], Converted]) -> None:
-    """Make the damaged published files of a day again.
+    """Write the damaged published files of a day again, from the restricted zone.
 
     Raises:
-        _Uneven: the restricted zone gives other rows than are missing.
+        _OtherRows: the restricted zone gives other rows than the missing ones.
         LakeError: restricted files of the day are damaged too.
     """
     table = lake.published
@@ -217,9 +216,9 @@ def _mend_day(lake: Lake, day: str | None, damaged: Sequence[str], convert: Call
         there = [batch for file in intact for batch in read_file(table, file)]
         today, sound = of_day(_plain(made, table), table.dataset, day), _plain(there, table)
         missing = _difference(today, sound)
-        # As many rows could also be some that a rule changed and some fewer that it leaves out.
+        # Both counts: the number of missing rows can also be right because a rule changed some and filtered others.
         if missing.num_rows != rows.count or today.num_rows != sound.num_rows + rows.count:
-            raise _Uneven
+            raise _OtherRows
         yield Piece(_sorted(missing, table))
 
     rewrite(table, plan, transform)
@@ -228,51 +227,52 @@ def _mend_day(lake: Lake, day: str | None, damaged: Sequence[str], convert: Call
 def _mend_restricted(
     settings: Settings, dataset: str, damaged: Sequence[StagedFile], decided: Sequence[Span]
 ) -> dict[str, Fate]:
-    """Make restricted files again of the broker's messages, each if they give all of it; return what became of each."""
+    """Write restricted files again from the broker's messages where these give all rows; return what became of each."""
     from pipelines.republish.reread import reread
 
     lake = open_restricted(settings, dataset)
     table, gone = lake.restricted, {file.path for file in damaged}
-    wanted = {span.span_id: span for file in damaged for span in spans_of(table, file, decided)}
-    read = reread(settings, lake, [span for span in wanted.values() if span.kind == "stream"])
-    again = Republishable([], read.rows.slice(0, 0), {})
+    spans = {span.span_id: span for file in damaged for span in spans_of(table, file, decided)}
+    read = reread(settings, lake, [span for span in spans.values() if span.kind == "stream"])
+    found = Recoverable([], read.rows.slice(0, 0), {})
 
     def plan(snapshot: Snapshot) -> list[StagedFile]:
-        nonlocal again
-        again = made_again(table, read.rows, [file for file in snapshot.files.values() if file.path in gone], decided)
-        return again.files
+        nonlocal found
+        still_there = [file for file in snapshot.files.values() if file.path in gone]
+        found = match_to_files(table, read.rows, still_there, decided)
+        return found.files
 
-    rewrite(table, plan, lambda _: iter([Piece(_sorted(again.rows, table))]))
-    made = {file.path for file in again.files}
+    rewrite(table, plan, lambda _: iter([Piece(_sorted(found.rows, table))]))
+    written = {file.path for file in found.files}
     return {
         file.path: ("broker", "")
-        if file.path in made
-        else ("", _why(read.lost, spans_of(table, file, decided)) or again.given[file.path])
+        if file.path in written
+        else ("", _why(read.lost, spans_of(table, file, decided)) or found.why_not[file.path])
         for file in damaged
     }
 
 
 def _why(lost: Mapping[str, str], spans: Sequence[Span]) -> str:
-    """Return why the messages of a file cannot be had; empty: they can."""
+    """Return why the broker does not have the messages of a file; an empty text if it has them."""
     others = {span.kind for span in spans} - {"stream"}
-    told = sorted({lost[span.span_id] for span in spans if span.span_id in lost})
-    return "; ".join(told) or ("the broker has no messages of replayed and released rows" if others else "")
+    reasons = sorted({lost[span.span_id] for span in spans if span.span_id in lost})
+    return "; ".join(reasons) or ("the broker has no messages of replayed and released rows" if others else "")
 
 
 def _sorted(rows: pa.Table, table: Table) -> pa.Table:
-    """Return the rows as a compaction has them: where times are equal their order says nothing."""
+    """Return the rows in the order of a compaction, in which rows of equal times reveal nothing by their order."""
     last = no_order(rows, table.dataset) if table.name.startswith("published/") else None
     return sort_by(rows, sort_keys(table.dataset), last=last)
 
 
 def _plain(parts: Sequence[pa.Table], table: Table) -> pa.Table:
-    """Return parts as one table of the table's own columns."""
+    """Return the parts as one table with the columns of the lake's table."""
     schema = pa.schema([table.state.columns.field(name) for name in table.dataset.schema.names])
     return pa.concat_tables([part.select(schema.names).cast(schema) for part in parts] or [schema.empty_table()])
 
 
 def _difference(made: pa.Table, there: pa.Table) -> pa.Table:
-    """Return the rows of one table that the other one lacks; of equal rows each counts."""
+    """Return the rows of one table that the other one lacks; equal rows are counted one by one."""
     import duckdb
 
     connection = duckdb.connect(":memory:")
@@ -290,12 +290,13 @@ def _difference(made: pa.Table, there: pa.Table) -> pa.Table:
 
 
 def leave_out(table: Table, damaged: Sequence[StagedFile]) -> int:
-    """Take files that cannot be made again out of their table; return how many rows that are. They lie on for a week.
+    """Take files that cannot be written again out of their table; return how many rows are lost.
 
-    A log that was cut may have lost a rewrite that replaced them, such as an erasure's, whose files lie there: what of
-    their rows no file of the table has stays, in their place.
+    The files stay in the folder for a week. A log that was cut can have lost a rewrite that had replaced the files,
+    such as an erasure's, while the files of the rewrite are still in the folder. Rows of those files that the table
+    lacks are added to it.
 
-    The loss is written down where rewrites write down what they drop, so that the rest can be held against the spans.
+    The loss is recorded like the rows that a rewrite drops, so that the rest can still be checked against the spans.
 
     Raises:
         LakeError, ServiceUnavailable: as ``rewrite``.
@@ -306,19 +307,19 @@ def leave_out(table: Table, damaged: Sequence[StagedFile]) -> int:
         return [file for path, file in sorted(snapshot.files.items()) if path in paths]
 
     def transform(rows: Rows) -> Iterator[Piece]:
-        found = _survivors(table, rows)
-        if found.num_rows:
-            yield Piece(_sorted(found, table))
+        survivors = _survivors(table, rows)
+        if survivors.num_rows:
+            yield Piece(_sorted(survivors, table))
 
     done = rewrite(table, plan, transform, data_change=True, lost=True)
     return done.rows_before - done.rows if done else 0
 
 
 def _survivors(table: Table, rows: Rows) -> pa.Table:
-    """Return the rows of damaged files that lie in files of rewrites which the log does not know (any more).
+    """Return the rows of damaged files that are in files of rewrites which the log has lost.
 
     Raises:
-        LakeError: they are more than the damaged files held.
+        LakeError: they are more than the damaged files had.
     """
     key = [name for name in (*PLACE, "position", "topic_id", "dataset") if name in table.dataset.schema.names]
     days, kept = {file.day for file in rows.files}, kept_files(table)
@@ -327,17 +328,17 @@ def _survivors(table: Table, rows: Rows) -> pa.Table:
     intact = [file for file in table.snapshot().files.values() if file.day in days and file not in rows.files]
     seen = {place for file in intact for part in read_file(table, file, columns=key) for place in places(part, key)}
     parts: list[pa.Table] = []
-    for _, path in numbered if "source" in key else ():  # the newest first: it has rows as they were left
-        with suppress(_Uneven):
+    for _, path in numbered if "source" in key else ():  # the newest rewrite first: it has the last state of a row
+        with suppress(_OtherRows):
             part = _plain(_whole(table, [path]), table)
             there = places(part, key)
             parts.append(part.filter(pa.array([place not in seen for place in there], pa.bool_())))
             seen.update(there)
-    made = _plain(parts, table)
-    if made.num_rows > rows.count:
+    survivors = _plain(parts, table)
+    if survivors.num_rows > rows.count:
         raise LakeError(
-            f"Files of lost rewrites hold {made.num_rows:,} rows, and the damaged ones held {rows.count:,}",
+            f"Files of lost rewrites have {survivors.num_rows:,} rows, and the damaged files had {rows.count:,}",
             where=table.name,
             remedy="Nothing was left out. Restore the table's folder from a back-up; see docs/how-to/damage.md.",
         )
-    return made
+    return survivors

@@ -1,4 +1,4 @@
-"""The care store filled again from the restricted zone: when it was lost, and when pseudonyms have changed."""
+"""Fills the care store again from the restricted zone, when it was lost or pseudonyms have changed."""
 
 from __future__ import annotations
 
@@ -35,40 +35,43 @@ from vitalake.lake.tables.table import StagedFile
 from vitalake.settings import Settings
 
 ORDER = ("device_association", "encounter", "ward_movement", "condition", "patient", "observation")
-"""The datasets that the care store takes, stays first: of whom no stay is known it takes no person.
+"""The datasets that the care store takes, in order. It takes no personal data of a patient without a stay.
 
-Beds come before the stays: one that ended long ago is not stored, but ends the beds that are there.
+Beds come before the stays: a stay that ended long ago is not stored, but it ends the beds that are stored.
 """
 
-TOLD_BESIDE_THE_LAKE = ("device_association", "condition", "observation")
-"""Those of which the ward is told also what the lake cannot take; beds, again, before the stays that end them."""
+WITH_REJECTED = ("device_association", "condition", "observation")
+"""The datasets of which the care store also takes what rejected messages were about."""
 
 WRITER = "rebuild"
 BATCH_ROWS = 50_000
 ATTEMPTS = 5
+"""How often the filling starts again when a file that it reads is rewritten."""
 
 
 def rebuild_online_store(settings: Settings, *, counted: Counted | None = None) -> int:
-    """Fill the care store with what the restricted zone has of its hours; return how many rows were offered.
+    """Fill the care store with the restricted rows of the hours that it keeps; return how many rows were offered.
 
-    What is there stays: lanes may be ahead of the lake. Of a value that is there twice the latest version counts, as
-    ever. What rejected messages of these hours were about is told again from the dead letters: it ends what was known
-    before them. What clinicians have decided is read from the audit. Patients under a pseudonym of another version of
-    the key are deleted at the end. Safe to repeat; begun again where an erasure has rewritten a file that it reads.
+    Rows in the store stay, because lanes can be ahead of the lake. Of a value that comes twice the latest version
+    counts, as always. Rejected messages of these hours are taken from the dead letters, because they end what was known
+    before them. Decisions of clinicians are read from the audit. Patients under a pseudonym of another version of the
+    key are deleted at the end. It is safe to repeat, and starts again when an erasure rewrites a file that it reads.
 
     Args:
         settings: of the home.
-        counted: told how many rows were offered.
+        counted: called with the number of rows that were offered.
 
     Raises:
-        KeyRevoked: patients' keys cannot be had.
+        KeyRevoked: patients' keys are not available.
         ServiceUnavailable: lake, vault or care store cannot be reached; call it again.
     """
     for _ in range(ATTEMPTS):
         with suppress(FileNotFoundError):
             return _rebuild(settings, counted=counted)
     raise ServiceUnavailable(
-        "Tables are rewritten while they are read", where=str(settings.lake_uri), remedy="Call it again, after those."
+        "Tables are rewritten while they are read",
+        where=str(settings.lake_uri),
+        remedy="Run it again when no rewrite or erasure is under way.",
     )
 
 
@@ -80,8 +83,8 @@ def _rebuild(settings: Settings, *, counted: Counted | None) -> int:
     try:
         with closing(open_online_store(settings, keys, vault=vault)) as care:
             had = care.decided()
-            care.note_incomplete()  # until it is filled: whoever ends this half-way has half of a store
-            care.drop(writer=_share())
+            care.note_incomplete()  # until it is filled: a process that is killed leaves half a store
+            care.drop(writer=_writer_name())
         for dataset in [name for name in ORDER if name in there]:
             lake = open_restricted(settings, dataset)
             sealer = make_sealer(lake.dataset, vault, keys)
@@ -99,12 +102,12 @@ def _rebuild(settings: Settings, *, counted: Counted | None) -> int:
                 merges += feed.older_merges
             finally:
                 feed.close()
-            if dataset in TOLD_BESIDE_THE_LAKE:
+            if dataset in WITH_REJECTED:
                 _tell_rejected(settings, dataset)
         current = keys.current("pseudonym").version
         with closing(open_online_store(settings, keys, vault=vault)) as care:
             care.drop(patients=[p for p in care.all_patients() if not p.startswith(f"{current}.")])
-            for version, old, into in sorted(merges):  # of long ago: the number may be another one's by now
+            for version, old, into in sorted(merges):  # merges of long ago: the number can be another patient's by now
                 if care.has(care.survivor(into)):
                     care.merge(old, into, version=version)
             _look_up_births(settings, keys, vault, there)
@@ -115,7 +118,7 @@ def _rebuild(settings: Settings, *, counted: Counted | None) -> int:
 
 
 def _batches(lake: Lake, since_us: int) -> Iterator[pa.Table]:
-    """Yield the restricted rows that can matter: of a table that is partitioned by day those of the last days."""
+    """Yield the restricted rows that can matter: only those of the last days where a table is partitioned by day."""
     table = lake.restricted
     table.refresh()
     first = str(datetime.fromtimestamp(since_us / 1e6, UTC).date())
@@ -130,7 +133,7 @@ def _batches(lake: Lake, since_us: int) -> Iterator[pa.Table]:
 
 
 def _tell_rejected(settings: Settings, dataset: str) -> None:
-    """Tell the care store what messages were about that were rejected within its hours, and are open.
+    """Hand the care store what open rejected messages of its hours were about.
 
     Args:
         settings: of the home.
@@ -142,34 +145,34 @@ def _tell_rejected(settings: Settings, dataset: str) -> None:
     done = resolved(lake, DEAD_LETTER)
     part, first = PartId(WRITER, uuid.uuid4().hex[:22], 0), 0
     for lineage in (one for one in jobs if one.stream.dataset == dataset and one.stream.care):
-        mine = replace(choice, sources=lineage.sources)
+        of_job = replace(choice, sources=lineage.sources)
         with closing(Steps(settings, lineage.stream, load_dataset(dataset), purpose="rebuild-care")) as steps:
-            redecoder = Redecoder(settings, lineage, steps, job=_share())
-            for letters in open_letters(lake, DEAD_LETTER, mine, done=done):
+            redecoder = Redecoder(settings, lineage, steps, job=_writer_name())
+            for letters in open_letters(lake, DEAD_LETTER, of_job, done=done):
                 for attempt in redecoder.attempts(letters, table=DEAD_LETTER, mask=False):
                     steps.tell_rejected(attempt.outcome, part=part, first=first)
                     first += attempt.letters.num_rows
 
 
 def _look_up_births(settings: Settings, keys: KeyRing, vault: Vault, there: Collection[str]) -> None:
-    """Take from the vault when those were born of whom only results have told: the lake has no place for it."""
+    """Take birth dates from the vault for patients known only by their results: the lake has no column for them."""
     for dataset in [name for name in ORDER if name in there][:1]:
         with closing(OnlineFeed(settings, open_restricted(settings, dataset).dataset, keys, vault)) as feed:
             feed.look_up_all()
 
 
-def _share() -> str:
+def _writer_name() -> str:
     return f"{WRITER}/0of1"
 
 
 def _outcome(rows: pa.Table, part: PartId, first: int) -> Outcome:
-    """Return identified rows as a poll's, each a message of its own, of a source that was never read.
+    """Return identified rows as an outcome, each as a message of its own, of a partition that was never read.
 
-    When they came is not kept; at the latest it was when we took them in.
+    When a message arrived at the broker is not stored; the time when the lake took it in is used instead.
     """
     count = rows.num_rows
     poll = Poll(
-        _share(), "fhir", [None] * count, (part,), np.zeros(count, np.int32), np.arange(first, first + count),
+        _writer_name(), "fhir", [None] * count, (part,), np.zeros(count, np.int32), np.arange(first, first + count),
         rows["ingested_at"].cast(pa.int64()).fill_null(0).to_numpy() // 1000, np.ones(count, np.bool_),
     )  # fmt: skip
     batches = rows.combine_chunks().to_batches()

@@ -1,4 +1,4 @@
-"""A new pseudonym key: added, given to the vault, and every dataset published anew under it."""
+"""Changes the pseudonym key: adds a new version, updates the vault, and publishes every dataset under it."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ from vitalake.lake.tables.staging import Counted
 from vitalake.settings import Settings
 
 NAME = "rekey"
-"""Of its journal; no dataset has this name."""
+"""The name of its journal; no dataset has this name."""
 
 
 @dataclass(slots=True)
 class Rekeyed:
-    """What a new pseudonym key took.
+    """What a change of the pseudonym key did.
 
     Attributes:
-        version: of the key, with which everything is published now.
-        patients: whose pseudonym changed in the vault.
-        care_rows: that were offered to the care store.
-        datasets: that were published anew; those that a killed run before had done are not among them.
+        version: the version of the key under which everything is published now.
+        patients: how many patients have a new pseudonym in the vault.
+        care_rows: how many rows were offered to the care store.
+        datasets: the datasets that were published again, without those that a killed run had done before.
     """
 
     version: str
@@ -48,24 +48,25 @@ class Rekeyed:
 def rekey(
     settings: Settings, *, counted: Counted | None = None, progress: Callable[[str], None] = lambda _: None
 ) -> Rekeyed:
-    """Make a new version of the pseudonym key and publish everything under it; goes on when it was killed.
+    """Make a new version of the pseudonym key and publish everything under it; continues a run that was killed.
 
-    The old version stays in the key file: the audit and exports name patients by it. See ``retire``.
+    The old version stays in the key file, because the audit and exports name patients by it. See ``retire``.
 
     Args:
         settings: of the home.
-        counted: told how many rows were made.
-        progress: told each step.
+        counted: called with the number of rows that were made.
+        progress: called with each step.
 
     Raises:
-        InputError: a published dataset is not kept restricted, so that it cannot be published anew.
-        LakeError: rows were published that there are no identified ones of. Neither changes anything.
-        KeyRevoked: patients' keys cannot be had.
+        InputError: the identified rows of a published dataset are not kept, so it cannot be published again. Nothing
+            was changed.
+        LakeError: identified rows are missing of some published rows. Nothing was changed.
+        KeyRevoked: patients' keys are not available.
         ServiceUnavailable: something cannot be reached; call it again.
     """
     lake = Home(settings).lake()
     lake.check_writable()
-    _refuse_unkept(settings)
+    _refuse_unrestricted(settings)
     journal = Journal(lake.storage, NAME)
     version = _begun(settings, journal)
     done = Rekeyed(version)
@@ -89,17 +90,20 @@ def rekey(
 
 
 def retire(settings: Settings, version: str) -> None:
-    """Take an old version of the pseudonym key out of the key file: nobody can make its pseudonyms any more.
+    """Delete an old version of the pseudonym key from the key file: its pseudonyms cannot be made any more.
 
-    Those that patients had are kept in the vault first, so that who saw a patient under them is still found.
+    The vault stores the patients' pseudonyms of that version first, so that the audit still finds who saw a patient
+    under them.
 
     Raises:
         InputError: a re-key is under way.
-        PrivacyError: it is the one in use, or not there.
-        KeyRevoked, ServiceUnavailable: the vault cannot keep them; the key stays.
+        PrivacyError: the version is in use, or does not exist.
+        KeyRevoked, ServiceUnavailable: the vault cannot store the pseudonyms; the key stays.
     """
     if Journal(Home(settings).lake().storage, NAME).job() is not None:
-        raise InputError("A re-key is under way", where="pseudonym", remedy="Finish it: vitalake lake rewrite --rekey")
+        raise InputError(
+            "A re-key is under way", where="pseudonym", remedy="Finish it first: vitalake lake rewrite --rekey"
+        )
     keys = Home(settings).keys
     if version in former_versions(keys):
         with closing(open_vault(settings, keys, purpose="rekey")) as vault:
@@ -125,8 +129,8 @@ def _retoken(settings: Settings) -> int:
         vault.close()
 
 
-def _refuse_unkept(settings: Settings) -> None:
-    """Stop before anything is done, if something that is published could not be published anew."""
+def _refuse_unrestricted(settings: Settings) -> None:
+    """Stop before anything is done, if a published dataset could not be published again."""
     lake, kept = Home(settings).lake(), restricted_datasets(settings)
     for dataset in published_datasets():
         if dataset in kept:
@@ -137,7 +141,7 @@ def _refuse_unkept(settings: Settings) -> None:
             and lake.present()[published_name(dataset)].snapshot().files
         ):
             raise InputError(
-                "Published dataset is not kept as it came",
+                "Identified rows of a published dataset are not kept",
                 where=dataset,
-                remedy="Its pseudonyms could not be made anew; load it again from its source. Nothing was changed.",
+                remedy="Its pseudonyms could not be replaced. Load it again from its source. Nothing was changed.",
             )

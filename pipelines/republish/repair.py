@@ -1,4 +1,4 @@
-"""Repairing a lake: its logs, then its files, of what the lake itself still has; and saying what cannot be repaired."""
+"""Repairs a lake's logs and then its files, from what the lake itself still has, and reports what stays damaged."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from vitalake.lake.tables.table import Table
 from vitalake.settings import Settings
 
 ORDER = ("restricted", "quarantine", "published")
-"""Zones: what others are made of comes first."""
+"""The zones in the order of repair: a zone comes before those that are made of it."""
 
 _OF_SPANS = {"positions-missing", "positions-behind", "ledger-contradicts", "spans-unreadable"}
 
@@ -43,12 +43,12 @@ class Repair:
     """What a repair did.
 
     Attributes:
-        logs: of tables whose log was damaged.
-        files: of tables that had damaged files.
+        logs: what was done with damaged logs.
+        files: what was done with damaged files.
         republished: datasets that were published again because their log was damaged.
-        lookbacks: look-back files that were damaged, and deleted: an exact repeat may be published once more.
-        left_out: rows that were taken out of their tables, by table.
-        notes: what has to be looked after, in words.
+        lookbacks: damaged look-back files that were deleted; an exact repeat can be published twice because of that.
+        left_out: table → rows that were taken out of it.
+        notes: what an operator has to do, in words.
         left: what is still damaged, in words.
     """
 
@@ -61,42 +61,42 @@ class Repair:
     left: list[str] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
-        """Return it as data for a program."""
+        """Return the report as JSON data."""
         return asdict(self) | {"whole": not self.left}
 
 
 def repair(settings: Settings, *, leave: bool = False, progress: Callable[[str], None] = lambda _: None) -> Repair:
-    """Repair what is damaged of a lake: every log, and every file, which are all read. Safe to repeat.
+    """Check every log and every file of a lake, and repair the damaged ones. Safe to repeat.
 
-    Nothing may write meanwhile when a log is damaged; beside damaged files streams may go on.
+    When a log is damaged, nothing may write meanwhile. When only files are damaged, streams can run on.
 
     Args:
         settings: of the home.
-        leave: take files that cannot be made again out of their tables.
-        progress: told what is looked at.
+        leave: take files that cannot be written again out of their tables.
+        progress: called with what is checked.
 
     Raises:
-        KeyRevoked: patients' keys cannot be had.
-        LakeError, ServiceUnavailable: as whoever writes.
+        KeyRevoked: patients' keys are not available.
+        LakeError, ServiceUnavailable: the lake cannot be written.
     """
     done, lake = Repair(), Home(settings).lake()
     logs = make_readable(lake, progress=progress)
-    done.logs = _told(logs)
+    done.logs = _worth_reporting(logs)
     done.left = [f"{report.table}: {report.left}" for report in done.logs if report.lost]
     if not logs["spans"].lost:
         _repair_files(settings, lake.spans.table, done, leave=leave)
     if done.left and any(line.startswith("spans:") for line in done.left):
-        return done  # nothing else can be told without it
+        return done  # without the spans nothing else can be checked
     add_missing_spans(lake, logs)
     failpoint("repair-logs")
     _note_erasures(lake, logs, done)
-    done.logs = _told(logs)
-    again = _to_publish(settings, lake, logs)
-    for name in sorted({*logs, *again} - {"spans"}, key=lambda name: ORDER.index(name.partition("/")[0])):
+    done.logs = _worth_reporting(logs)
+    to_publish = _to_publish(settings, lake, logs)
+    for name in sorted({*logs, *to_publish} - {"spans"}, key=lambda name: ORDER.index(name.partition("/")[0])):
         progress(name)
-        if name in again and not _publish_again(settings, lake, logs.get(name, LogRepair(name)), done):
+        if name in to_publish and not _publish_again(settings, lake, logs.get(name, LogRepair(name)), done):
             continue
-        if name in again or not logs[name].lost:
+        if name in to_publish or not logs[name].lost:
             _repair_files(settings, lake.table(name), done, leave=leave)
     done.left += [f"{report.table}: {report.left}" for report in logs.values() if report.left and not report.lost]
     done.lookbacks = _drop_lookbacks(lake)
@@ -104,17 +104,17 @@ def repair(settings: Settings, *, leave: bool = False, progress: Callable[[str],
     return done
 
 
-def _told(logs: dict[str, LogRepair]) -> list[LogRepair]:
-    """Return what is to be said of logs: not what spans were only about to add."""
+def _worth_reporting(logs: dict[str, LogRepair]) -> list[LogRepair]:
+    """Return the logs that were damaged, without those to which decided spans only had still to be added."""
     return [
         report for name, report in logs.items() if report.set_aside or report.left or (name == "spans" and report.spans)
     ]
 
 
 def _to_publish(settings: Settings, lake: Lake, logs: dict[str, LogRepair]) -> list[str]:
-    """Return the published tables that have lost entries of their log: a patient may have been erased by one of them.
+    """Return the published tables that have lost entries of their log: one of them can have erased a patient.
 
-    By what lies there, not by what this run has done: the one before may have been killed.
+    The answer depends on the files in the lake, not on this run, because the run before can have been killed.
     """
     names = {dataset: published_name(dataset) for dataset in restricted_datasets(settings)}
     lost = {name for name, report in logs.items() if report.lost}
@@ -139,36 +139,35 @@ def _publish_again(settings: Settings, lake: Lake, report: LogRepair, done: Repa
 
 
 def _note_erasures(lake: Lake, logs: dict[str, LogRepair], done: Repair) -> None:
-    """Say of which tables a log has lost entries within a week, as long as what they replaced lies there."""
+    """Note the tables whose log has lost entries of the last week, in which replaced files still exist."""
     if lake.storage.fs.get_file_info(f"{lake.storage.root}/{ERASURES}").size == 0:  # nobody was erased, ever
         return
     for name in logs:
         if name.partition("/")[0] in ("restricted", "quarantine") and cut_at(lake.storage.child(name)) > _a_week_ago():
             done.notes.append(
-                f"{name}: rows of patients who were erased lately may lie there again, unreadable: run "
+                f"{name}: rows of patients who were erased lately can be in the table again, unreadable: run "
                 "'vitalake patient erase' for them again"
             )
 
 
 def _not_sound(settings: Settings, done: Repair) -> list[str]:
-    """Return what a verification finds that nothing above has named: whole is only what it calls sound.
+    """Return the errors of a verification that are not among those named before: only a lake without them is whole.
 
-    Every file was read for its digest a moment ago.
+    Contents are not checked, because the repair has just read every file for its digest.
     """
     named = {line.partition(":")[0] for line in done.left}
     lake = Home(settings).lake()
-    found = verify(lake, content=False)
-    errors = [finding for finding in found if finding.severity == "error"]
-    told = [f for f in errors if not any(f.where == n or f.where.startswith((f"{n}/", f"{n},")) for n in named)]
-    left = [f"{finding.where}: {finding.kind}, {finding.detail}" for finding in told]
+    errors = [finding for finding in verify(lake, content=False) if finding.severity == "error"]
+    others = [f for f in errors if not any(f.where == n or f.where.startswith((f"{n}/", f"{n},")) for n in named)]
+    left = [f"{finding.where}: {finding.kind}, {finding.detail}" for finding in others]
     spans = lake.spans.table
-    if any(finding.kind in _OF_SPANS for finding in told) or (told and spans.transaction(lost_app(spans))):
-        left.append("spans: what was decided is not all there; restore the spans table's files from a back-up")
+    if any(finding.kind in _OF_SPANS for finding in others) or (others and spans.transaction(lost_app(spans))):
+        left.append("spans: some decided spans are missing; restore the spans table's files from a back-up")
     return left
 
 
 def open_published(settings: Settings, dataset: str) -> list[str]:
-    """Take out of the log of a published table what cannot be read; return what was. All its rows are to be replaced.
+    """Set aside the unreadable part of a published table's log; return its files. The caller replaces all rows.
 
     Raises:
         LakeError, ServiceUnavailable: the lake cannot be written.
@@ -181,7 +180,7 @@ def open_published(settings: Settings, dataset: str) -> list[str]:
 
 
 def _drop_lookbacks(lake: Lake) -> int:
-    """Delete look-back files that are damaged: whoever reads them passes over what is gone."""
+    """Delete damaged look-back files, and return how many: readers skip a missing one."""
     folder, dropped = lake.storage.child(FOLDER), 0
     for path in folder.files():
         try:
@@ -194,8 +193,8 @@ def _drop_lookbacks(lake: Lake) -> int:
 
 def _repair_files(settings: Settings, table: Table, done: Repair, *, leave: bool) -> None:
     try:
-        damaged = scrub(table, most_bytes=sys.maxsize, every_seconds=0).damaged  # what is of before is recorded too
-    except Damaged as error:  # the record of digests
+        damaged = scrub(table, most_bytes=sys.maxsize, every_seconds=0).damaged  # also records digests of old files
+    except Damaged as error:  # the file of digests
         done.left.append(f"{table.name}: {error.what} ({error.where}). {error.remedy}")
         return
     if not damaged:
@@ -218,29 +217,29 @@ def _repair_files(settings: Settings, table: Table, done: Repair, *, leave: bool
 
 
 def _what_to_do(table: Table, entry: Mended) -> str:
-    """Return what helps where nothing could be made again.
+    """Return what an operator can do about files that could not be written again.
 
-    Only files that are gone can have been replaced by a rewrite that the log has lost: what lies there and holds
-    something else is damaged, and a back-up has it.
+    A missing file can have been replaced by a rewrite that the log has lost. A file that exists with other contents is
+    damaged, and only a back-up helps.
     """
     if table.name == "spans":
         return (
-            "restore these files from a back-up under their names, and run 'vitalake lake repair' again: that helps "
-            "after --leave-out, too, which lets streams go on and leaves what these spans read unaccounted for: until "
-            "they are back the lake is never called whole"
+            "restore these files from a back-up under their names, and run 'vitalake lake repair' again. That also "
+            "works after --leave-out, with which streams can go on; until the files are back, what these spans read is "
+            "unaccounted for, and the lake is not whole"
         )
     gone = not any(table.storage.exists(path) for path in entry.paths)
     if gone and table.name.startswith("restricted/") and cut_at(table.storage) > _a_week_ago():
         return (
-            "its log has lost entries; if an erasure or another rewrite was among them, 'vitalake lake repair "
-            "--leave-out' keeps the rows which that kept, and takes out those it had deleted: erased ones are not "
-            "lost. If none was, restore these files from a back-up"
+            "its log has lost entries. If an erasure or another rewrite was among them, 'vitalake lake repair "
+            "--leave-out' keeps the rows that the rewrite had kept, and takes out those that it had deleted. If none "
+            "was, restore these files from a back-up"
         )
     return "restore these files from a back-up, or take them out and lose them: vitalake lake repair --leave-out"
 
 
 def _a_week_ago() -> float:
-    """Return since when what was replaced lies there."""
+    """Return the time since which replaced files still exist: the vacuum deletes older ones."""
     return clock.now().timestamp() - RETENTION_HOURS * 3600
 
 

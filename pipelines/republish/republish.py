@@ -1,4 +1,4 @@
-"""Publishes a dataset anew: its identified rows through today's rules and keys, in the place of what was published."""
+"""Publishes a dataset again: masks its identified rows with today's rules and keys, and replaces the published rows."""
 
 from __future__ import annotations
 
@@ -39,23 +39,24 @@ def republish(
 ) -> TableReplaced:
     """Publish all of a dataset's identified rows by today's rules, in one commit; safe beside streams.
 
-    Streams go on: the raised fence makes them read rules and keys anew. Begun again, a killed one goes on.
+    Streams continue: the raised fence makes them read rules and keys again. A run that was killed is continued when it
+    is started again.
 
     Args:
         settings: of the home.
-        dataset: which.
-        keep_replaced: leave the files of before to the vacuum; else they are deleted, and no older version of the
-            table shows what today's rules hide.
-        without_lost: go on also where identified rows were left out as lost: they are not published any more then.
-        counted: told how many rows were made.
+        dataset: which dataset.
+        keep_replaced: leave the replaced files to the vacuum. Otherwise they are deleted at once, so that no older
+            version of the table shows what today's rules hide.
+        without_lost: continue even if identified rows were left out as lost; these are no longer published then.
+        counted: called with the number of rows that were made.
 
     Raises:
-        InputError: the dataset is not kept restricted, or nothing of it is there.
-        RuleError: today's rules do not hold; nothing is changed.
-        LakeError: rows were published that there are no identified ones of, or some of these were left out as lost, or
-            the lake has another format; nothing is changed.
-        KeyRevoked: patients' keys cannot be had.
-        ServiceUnavailable: lake or vault cannot be reached; begin it again.
+        InputError: the dataset is not kept restricted, or has no rows.
+        RuleError: today's rules are not valid; nothing is changed.
+        LakeError: identified rows are missing of some published rows, or were left out as lost, or the lake has another
+            format; nothing is changed.
+        KeyRevoked: patients' keys are not available.
+        ServiceUnavailable: lake or vault cannot be reached; start it again.
     """
     lake = open_restricted(settings, dataset)
     lake.check_writable()
@@ -67,7 +68,7 @@ def republish(
     def make() -> Callable[[pa.Table], Converted]:
         plan = _plan(settings, lake.dataset)
         if plan.version != rules:
-            raise LakeError("The rules were changed under way", where=dataset, remedy="Start it again.")
+            raise LakeError("The rules were changed meanwhile", where=dataset, remedy="Start the command again.")
         keys = Home(settings).keys
         opened.append(open_vault(settings, keys, purpose="republish"))
         return converter(make_sealer(lake.dataset, opened[-1], keys), plan)
@@ -85,17 +86,17 @@ def republish(
 
 
 def refuse_lost(lake: Lake) -> None:
-    """Stop where identified rows were left out as lost: what is published of them is the last there is.
+    """Stop if identified rows were left out as lost: their published rows are the last copy.
 
     Raises:
-        LakeError: some were, since the dataset was published again.
+        LakeError: some were left out since the dataset was last published again.
     """
     table = lake.restricted
     table.refresh()
     lost = table.transaction(lost_app(table)) or 0
     if lost > 0:
         raise LakeError(
-            f"{lost:,} identified rows were left out as lost: publishing again would take them out of published too",
+            f"{lost:,} identified rows were left out as lost: publishing again would delete their published rows too",
             where=table.name,
             remedy="Nothing was changed. Restore the table from a back-up, or publish again without them: "
             f"vitalake lake rewrite --republish {lake.dataset.name} --without-lost",
@@ -103,7 +104,7 @@ def refuse_lost(lake: Lake) -> None:
 
 
 def _accept_lost(lake: Lake) -> None:
-    """Write down that what was lost is not published any more either."""
+    """Record that the published rows of lost rows are gone too."""
     table = lake.restricted
     table.refresh()
     if table.transaction(lost_app(table)):
@@ -111,28 +112,28 @@ def _accept_lost(lake: Lake) -> None:
 
 
 def give_up(settings: Settings, dataset: str) -> bool:
-    """End a republish that is not to be gone on with; return whether there was one. The published rows stay."""
+    """Abandon a republish that was begun; return whether there was one. The published rows stay as they are."""
     lake = open_restricted(settings, dataset)
     return abandon(Journal(lake.storage, dataset), [lake.published, lake.restricted])
 
 
 def open_restricted(settings: Settings, dataset: str) -> Lake:
-    """Return the lake, of a dataset that is kept restricted.
+    """Return the lake for a dataset whose identified rows are kept in the restricted zone.
 
     Raises:
-        InputError: it is not, or nothing of it is there.
+        InputError: they are not kept, or there are none.
     """
     lake = Home(settings).lake(dataset)
-    lake.format  # noqa: B018 - refuses a later release's
+    lake.format  # noqa: B018 - raises for the lake of a later release
     if not lake.dataset.restricted:
         raise InputError(
-            "Dataset is not kept as it came",
+            "Identified rows of the dataset are not kept",
             where=dataset,
-            remedy="Only what the restricted zone has can be published anew; load it again from its source.",
+            remedy="Only a dataset with rows in the restricted zone can be published again; load it from its source.",
         )
     if not lake.storage.holds_table("spans") or not lake.storage.holds_table(restricted_name(dataset)):
         raise InputError(
-            "Nothing of the dataset is kept as it came",
+            "Dataset has no identified rows",
             where=restricted_name(dataset),
             remedy="Load or stream it first.",
         )
@@ -140,14 +141,14 @@ def open_restricted(settings: Settings, dataset: str) -> Lake:
 
 
 def restricted_datasets(settings: Settings) -> list[str]:
-    """Return the datasets that the restricted zone has something of."""
+    """Return the datasets that have a table in the restricted zone."""
     lake = Home(settings).lake()
     kept = [name for name in published_datasets() if load_dataset(name).restricted]
     return [name for name in kept if lake.storage.holds_table(restricted_name(name))]
 
 
 def converter(sealer: RowSealer, plan: MaskPlan) -> Callable[[pa.Table], Converted]:
-    """Return what makes published rows of a batch of identified ones."""
+    """Return a function that makes published rows of a batch of identified ones."""
 
     def convert(batch: pa.Table) -> Converted:
         opened = sealer.open(batch, encoded=True)

@@ -1,4 +1,4 @@
-"""Making damaged restricted files again of what the broker still has: the same messages, read and sealed once more."""
+"""Makes restricted rows again from the messages that the broker still has: reads, decodes and seals them again."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipelines.core.errors import BrokerUnreachable, TopicMissing, UpstreamLoss
-from pipelines.core.kafka import Shard, ShardConsumer, refuse_silent
+from pipelines.core.kafka import Shard, ShardConsumer, check_broker_listens
 from pipelines.core.lookback import LookBack
 from pipelines.core.poll import DecodedPoll, Poll
 from pipelines.formats.registry import make_decoder
@@ -22,16 +22,16 @@ from vitalake.lake.commits.spans import Part, PartId, Span
 from vitalake.settings import Settings, StreamSettings
 
 SILENT_SECONDS = 30.0
-"""A broker that gives nothing for so long, of messages that it should have, does not have them."""
+"""A broker that returns nothing for so long, of messages that it should have, does not have them any more."""
 
 
 @dataclass(slots=True)
 class Reread:
-    """What the broker's messages gave.
+    """The rows that were made from the broker's messages.
 
     Attributes:
         rows: restricted rows of the wanted spans, of all days.
-        lost: span id → why its messages cannot be had, in words.
+        lost: span id → why its messages cannot be read any more, in words.
     """
 
     rows: pa.Table
@@ -39,11 +39,11 @@ class Reread:
 
 
 def reread(settings: Settings, lake: Lake, wanted: Sequence[Span]) -> Reread:
-    """Return the restricted rows of spans, made again of their messages, as far as the broker has all of a span's.
+    """Return the restricted rows of the spans of which the broker still has all messages.
 
-    Everything is as of the moment when the span was decided, which is also when its rows came to us: the true moment
-    stood in the lost file only. What was a duplicate then is one now, as far as the look-back's hour before is still in
-    the broker's log, or in look-back files.
+    The time at which a span was decided is taken as the time at which its rows arrived, because the real one was only
+    in the lost file. Duplicates are recognised as they were then if the messages of the look-back's time before are
+    still in the broker's log or in look-back files.
 
     Args:
         settings: of the home.
@@ -51,7 +51,7 @@ def reread(settings: Settings, lake: Lake, wanted: Sequence[Span]) -> Reread:
         wanted: spans that a stream has decided.
 
     Raises:
-        KeyRevoked: patients' keys cannot be had.
+        KeyRevoked: patients' keys are not available.
         ServiceUnavailable: lake or vault cannot be reached.
     """
     table = lake.restricted
@@ -59,16 +59,16 @@ def reread(settings: Settings, lake: Lake, wanted: Sequence[Span]) -> Reread:
     done, parts = Reread(schema.empty_table()), list[pa.Table]()
     spans = [span for span in lake.spans.all_spans() if span.dataset == lake.dataset.name and span.kind == "stream"]
     for job in sorted({span.job for span in wanted}):
-        mine = [span for span in wanted if span.job == job]
+        of_job = [span for span in wanted if span.job == job]
         if job not in settings.jobs:
-            done.lost |= {span.span_id: f"no job {job} reads these messages any more" for span in mine}
+            done.lost |= {span.span_id: f"no job {job} reads these messages any more" for span in of_job}
             continue
         try:
-            refuse_silent(settings.kafka.bootstrap_servers)
-            for batch in _of_job(settings, lake, job, [span for span in spans if span.job == job], mine, done.lost):
+            check_broker_listens(settings.kafka.bootstrap_servers)
+            for batch in _of_job(settings, lake, job, [span for span in spans if span.job == job], of_job, done.lost):
                 parts.append(pa.Table.from_batches([batch]).select(schema.names).cast(schema))
         except (BrokerUnreachable, TopicMissing, UpstreamLoss) as error:
-            done.lost |= {span.span_id: f"{error.what} ({error.where})" for span in mine}
+            done.lost |= {span.span_id: f"{error.what} ({error.where})" for span in of_job}
     done.rows = pa.concat_tables(parts or [done.rows])
     return done
 
@@ -76,7 +76,7 @@ def reread(settings: Settings, lake: Lake, wanted: Sequence[Span]) -> Reread:
 def _of_job(
     settings: Settings, lake: Lake, job: str, spans: Sequence[Span], wanted: Iterable[Span], lost: dict[str, str]
 ) -> Iterator[pa.RecordBatch]:
-    """Yield rows of the wanted spans of a job; what the log does not have any more is put into ``lost``."""
+    """Yield rows of the wanted spans of a job; spans whose messages the broker has deleted are added to ``lost``."""
     with closing(ShardConsumer(settings, job, Shard(0, 1))) as consumer:
         ids = {part.id for span in wanted for part in span.parts}
         lows = {part: consumer.bounds(part)[0] for part in ids.intersection(consumer.list_parts())}
@@ -93,13 +93,13 @@ def _of_job(
         since = min(span.decided_us for span in there.values()) - stream.lookback_seconds * 1e6
         with closing(Steps(settings, stream, lake.dataset, purpose="repair")) as steps:
             for part in sorted({part.id for span in there.values() for part in span.parts}):
-                _remember(lake, steps, stream, [span for span in spans if span.decided_us < since])
+                _fill_lookback(lake, steps, stream, [span for span in spans if span.decided_us < since])
                 stretches = [(p, s) for s in spans for p in s.parts if p.id == part and s.decided_us >= since]
                 yield from _of_part(settings, consumer, steps, stretches, there, low=lows[part])
 
 
-def _remember(lake: Lake, steps: Steps, stream: StreamSettings, before: Sequence[Span]) -> None:
-    """Let a look-back begin anew with what stands in look-back files of the hour before."""
+def _fill_lookback(lake: Lake, steps: Steps, stream: StreamSettings, before: Sequence[Span]) -> None:
+    """Start with a new look-back, filled from the look-back files of the last spans before."""
     steps.lookback = LookBack(entries=stream.lookback_entries, seconds=stream.lookback_seconds)
     young = [span for span in before if span.decided_us >= before[-1].decided_us - stream.lookback_seconds * 1e6]
     for seen in read_seen(lake.storage, young, entries=stream.lookback_entries):
@@ -117,7 +117,18 @@ def _of_part(
     *,
     low: int,
 ) -> Iterator[pa.RecordBatch]:
-    """Yield rows of the spans that are there, of one partition, from the log's first message of the stretches on."""
+    """Yield the rows of one partition that belong to the wanted spans.
+
+    All stretches are read, not only those of wanted spans, so that the look-back recognises duplicates.
+
+    Args:
+        settings: of the home.
+        consumer: of the job.
+        steps: of the job, with a filled look-back.
+        stretches: what each span covers of the partition, in order.
+        there: the wanted spans whose messages the broker has.
+        low: the first offset that the broker has.
+    """
     stream, first = consumer.stream, stretches[0][0]
     end = max(part.end for part, span in stretches if span.span_id in there)
     decoder = make_decoder(stream.topics[first.id.topic], dataset=stream.dataset, stream=stream, settings=settings)
@@ -133,19 +144,19 @@ def _of_part(
 
 
 def _polls(consumer: ShardConsumer, part: PartId, *, start: int, end: int) -> Iterator[Poll]:
-    """Yield the messages of a partition up to one, and perhaps some after it.
+    """Yield the messages of a partition up to an offset, and perhaps some after it.
 
     Raises:
-        BrokerUnreachable: it gives nothing any more.
+        BrokerUnreachable: the broker returns no more messages.
     """
     consumer.start({part: start})
-    came = time.monotonic()
+    last_arrival = time.monotonic()
     while consumer.next[part] < end:
         for poll in consumer.poll():
-            came = time.monotonic()
+            last_arrival = time.monotonic()
             yield poll
-        if time.monotonic() - came > SILENT_SECONDS:
-            raise BrokerUnreachable("Broker does not give the messages", where=str(part), remedy="Try again later.")
+        if time.monotonic() - last_arrival > SILENT_SECONDS:
+            raise BrokerUnreachable("Broker does not return the messages", where=str(part), remedy="Try again later.")
 
 
 def _within(poll: Poll, part: Part) -> Poll | None:

@@ -1,4 +1,4 @@
-"""Retention in all zones: what is older than its dataset is kept for goes, published and as it came."""
+"""Retention in all zones: deletes published and identified rows that are older than their dataset is kept for."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ def retain(
     days: int | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> Iterator[Expired]:
-    """Delete the days that are older than datasets are kept for; yield what went, table by table.
+    """Delete the days that are older than datasets are kept for; yield what was deleted, table by table.
 
-    Rows of patients on legal hold stay, in every zone. Published rows go by their published date.
+    Rows of patients on legal hold stay, in every zone. For published rows the published date counts.
 
     Args:
         settings: of the home.
         datasets: only these; None: all that have days.
-        days: how long they are kept, in the place of what their declarations say.
-        progress: told each day before it goes.
+        days: how long they are kept, instead of what their declarations say.
+        progress: called with each day before it is deleted.
 
     Raises:
-        LakeError, ServiceUnavailable: days that are done stay done.
+        LakeError, ServiceUnavailable: it has stopped; days that were deleted before stay deleted.
     """
     lake = Home(settings).lake()
     present = lake.present()
@@ -45,17 +45,17 @@ def retain(
         vault.close()
     tokens = [token for makes in _pseudonyms(keys) for token in map(makes.token, ids)]
     for dataset in datasets or published_datasets():
-        kept = days or load_dataset(dataset).retention_days
+        retention_days = days or load_dataset(dataset).retention_days
         tables = [present[name] for name in (restricted_name(dataset), published_name(dataset)) if name in present]
-        if not kept or not tables or not load_dataset(dataset).day_of:
+        if not retention_days or not tables or not load_dataset(dataset).day_of:
             continue
         lake.spans.raise_fence(dataset)
         for table in tables:
             held = subjects if table.name.startswith("restricted/") else tokens
-            yield expire(table, first_kept_day(kept), held=held, progress=progress)
+            yield expire(table, first_kept_day(retention_days), held=held, progress=progress)
 
 
 def _pseudonyms(keys: KeyRing) -> list[Pseudonyms]:
-    """Return what makes pseudonyms of each version of the key: a republish may be on its way."""
+    """Return a maker of pseudonyms for each version of the key, because a re-key can be under way."""
     rings = [KeyRing(keys.keys, keys.current_versions | {"pseudonym": k.version}) for k in keys.versions("pseudonym")]
     return [Pseudonyms(ring, "patient-identifier") for ring in rings]

@@ -1,8 +1,8 @@
-"""Makes a lake of an earlier format one of this release's, step by step; a killed upgrade goes on where it was.
+"""Upgrades a lake of an earlier format to this release's, step by step; an upgrade that was killed is continued.
 
-To add a step write a function that can be repeated, and name it in ``STEPS``, last: what it has done already it finds
-as it should be and leaves. A step that comes with a new format has that format's number. While steps run no writer
-writes: a lake of another format refuses them. Readers read on.
+To add a step, write a function and add it to ``STEPS`` at the end. It must be safe to repeat: a killed step is run
+again from its beginning. A step that comes with a new format has that format's number. While steps run, no writer can
+write, because a lake of another format refuses writers. Readers are not affected.
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ class Upgraded:
 
     Attributes:
         before, after: the lake's format.
-        steps: that were taken; those that a killed run before had taken are not among them.
-        keys: that were added to the key file.
-        settled: spans that were decided and not added everywhere.
-        rows: that were written anew.
+        steps: the steps that were run, without those that a killed run had done before.
+        keys: the keys that were added to the key file.
+        settled: how many spans had been decided and not added everywhere.
+        rows: how many rows were rewritten.
     """
 
     before: int
@@ -56,13 +56,13 @@ class Upgraded:
 
 @dataclass(slots=True)
 class Upgrading:
-    """What steps work with.
+    """What a step gets.
 
     Attributes:
         settings: of the home.
-        done: what was done so far, to add to.
-        tell: told what is under way.
-        counted: told how many rows were made.
+        done: what was done so far; steps add to it.
+        tell: called with what is under way.
+        counted: called with the number of rows that were made.
     """
 
     settings: Settings
@@ -77,7 +77,7 @@ class Upgrading:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """A step of an upgrade: of which format, its name in the lake's file, and what to do. It can be repeated."""
+    """A step of an upgrade: the format it belongs to, its name in the lake's file, and a function safe to repeat."""
 
     format: int
     name: str
@@ -85,20 +85,20 @@ class Step:
 
 
 def _know_home(upgrading: Upgrading) -> None:
-    """Let the lake know its home, which must show that it is; nothing is written anew with another one's keys."""
+    """Check that the lake is this home's and record it there, so that no other home's keys are used to rewrite it."""
     admit(upgrading.settings, upgrading=True)
 
 
 def _add_keys(upgrading: Upgrading) -> None:
-    """Give the home's key file the keys that this release needs."""
+    """Add the keys that this release needs to the home's key file."""
     settings = upgrading.settings
     upgrading.done.keys += add_missing_keys(settings.path(settings.keys))
 
 
 def _roll_forward(upgrading: Upgrading) -> None:
-    """Add what was decided by an earlier release; after this nothing of it can come any more.
+    """Add the spans that an earlier release has decided; from now on its writers can decide nothing.
 
-    What its writers had staged and not decided is deleted, as far as the home knows the jobs.
+    Files that they have staged and not decided are deleted, for the jobs that the home still has.
     """
     lake = upgrading.lake()
     if not lake.storage.holds_table("spans"):
@@ -114,7 +114,7 @@ def _roll_forward(upgrading: Upgrading) -> None:
 
 
 def _hide_positions(upgrading: Upgrading) -> None:
-    """Replace the positions in published rows by tokens, and take the rows out of the order in which they came."""
+    """Replace the positions in published rows by tokens, and remove the order in which the rows arrived."""
     settings = upgrading.settings
     secret = Home(settings).keys.current("message").secret
     makers = MessageTokens(secret), Unranked(secret)
@@ -128,13 +128,13 @@ def _hide_positions(upgrading: Upgrading) -> None:
 
 
 def _stamping(settings: Settings) -> set[str]:
-    """Return the topics whose senders stamp their messages, MSH-7, as far as the home knows them."""
+    """Return the topics of HL7 v2 messages, whose senders set a time (MSH-7), among the home's jobs."""
     topics = [pair for job in settings.jobs.values() for pair in job.topics.items()]
     return {topic for topic, name in topics if name.partition(":")[0] == "hl7-v2"}
 
 
 def _mark_times(upgrading: Upgrading) -> None:
-    """Mark the times of ours in identified rows, so that they are published as such whenever they are again."""
+    """Mark the times of our own clock in identified rows, so that later publications recognise them."""
     for name, table in upgrading.lake().present().items():
         if name.startswith("restricted/"):
             upgrading.tell(name)
@@ -144,7 +144,7 @@ def _mark_times(upgrading: Upgrading) -> None:
 
 
 def _seal_words(upgrading: Upgrading) -> None:
-    """Seal the words that stand in clear in identified rows, in columns for codes, each with its patient's key."""
+    """Seal free text that stands in clear in columns for codes of identified rows, with each patient's key."""
     settings = upgrading.settings
     keys, lists = Home(settings).keys, load_policy(settings.path(settings.governance)).lists
     with closing(open_vault(settings, keys, purpose="upgrade")) as vault:
@@ -157,7 +157,7 @@ def _seal_words(upgrading: Upgrading) -> None:
 
 
 def _record_digests(upgrading: Upgrading) -> None:
-    """Take the digests of the files whose names say none: from now on they are held against them."""
+    """Record the digests of files that have none in their names: from now on they are checked against these."""
     for name, table in upgrading.lake().present().items():
         upgrading.tell(name)
         record_older_files(table)
@@ -178,20 +178,21 @@ STEPS = (
 def upgrade(
     settings: Settings, *, tell: Callable[[str], None] = lambda _: None, counted: Counted | None = None
 ) -> Upgraded:
-    """Make a home's lake one of this release's format. Begun again, a killed one goes on.
+    """Upgrade a home's lake to this release's format; continue an upgrade that was killed.
 
-    Where it has this format already only rows that a process of an earlier release has written since are hidden.
+    In a lake that already has the format, only positions in rows which a process of an earlier release has written
+    since are replaced.
 
     Args:
         settings: of the home.
-        tell: told what is under way.
-        counted: told how many rows were made.
+        tell: called with what is under way.
+        counted: called with the number of rows that were made.
 
     Raises:
         LakeError: the lake is a later release's; nothing is changed.
         PrivacyError: the key file cannot be read, or the lake is another home's; nothing is changed.
         OSError: the key file cannot be written.
-        ServiceUnavailable: storage cannot be reached; begin it again.
+        ServiceUnavailable: storage cannot be reached; start it again.
     """
     storage = Home(settings).lake().storage
     found = check_readable(storage)
@@ -199,7 +200,7 @@ def upgrade(
     upgrading = Upgrading(settings, done, tell, counted)
     admit(settings, upgrading=found.format != FORMAT)  # before a byte of the lake is changed
     if found.format == FORMAT:
-        # Identified rows are left: a mark that is missing here says that a sender gave the time, and cannot be guessed.
+        # Identified rows stay: in this format a time without a mark was given by a sender.
         _hide_positions(upgrading)
         return done
     if found.upgrading != FORMAT:

@@ -1,7 +1,7 @@
 """The live lane on Flink: the same pipeline, through Beam's portable runner and a job server from its jars.
 
-Flink's checkpoints stay off: the lake is the checkpoint. A failed job starts again from nothing (fixed-delay restarts)
-and finds its place in the spans table.
+Flink's checkpoints are off, because the lake is the checkpoint. A failed job starts again without any state
+(fixed-delay restarts) and continues at the positions in the spans table.
 """
 
 from __future__ import annotations
@@ -30,6 +30,8 @@ from vitalake.processes import python_module
 _log = logging.getLogger(__name__)
 
 JARS = "VITALAKE_FLINK_JARS"
+"""The environment variable with the folder of the jars."""
+
 _OPENS = (
     "java.base/java.lang",
     "java.base/java.util",
@@ -50,6 +52,8 @@ rest.port: 0
 jobmanager.rpc.address: 127.0.0.1
 """
 START_SECONDS = 60.0
+"""How long the services have to listen on their ports."""
+
 POLL_SECONDS = 0.2
 
 
@@ -57,7 +61,7 @@ def jars_folder() -> Path:
     """Return the folder of the job server's jars.
 
     Raises:
-        SettingsError: it is not there, or there is no Java.
+        SettingsError: it has no such jars, or Java is not installed.
     """
     folder = Path(os.environ.get(JARS, ".services/flink")).absolute()
     if not shutil.which("java"):
@@ -66,7 +70,9 @@ def jars_folder() -> Path:
         )
     if not list(folder.glob("beam-runners-flink-*.jar")):
         raise SettingsError(
-            "Flink's jars are not there", where=JARS, remedy="Run 'make services', or set the variable."
+            "Flink's jars are missing",
+            where=JARS,
+            remedy="Run 'make services', or set the variable to the folder that has them.",
         )
     return folder
 
@@ -89,8 +95,8 @@ class FlinkServices:
         """
         jars = jars_folder()
         (self._folder / "config.yaml").write_text(_CONFIG.format(slots=self._slots))
-        # The pool starts a bare "python": ours must come first, or the job waits for ever without failing.
-        # And as it is bare, the environment tells it to import nothing from the current directory.
+        # The pool starts "python" by its bare name: this environment's must come first on the path, or the job waits
+        # for ever without failing. PYTHONSAFEPATH keeps that process from importing from the current directory.
         own = {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}", "PYTHONSAFEPATH": "1"}
         environment = os.environ | own
         pool = python_module("apache_beam.runners.worker.worker_pool_main", f"--service_port={self.pool_port}")
@@ -116,7 +122,7 @@ class FlinkServices:
         return self
 
     def options(self, *, parallelism: int) -> list[str]:
-        """Return Beam's options that lead to these services."""
+        """Return Beam's options to run on these services."""
         return [
             "--runner=PortableRunner",
             f"--job_endpoint=127.0.0.1:{self.job_port}",
@@ -128,7 +134,7 @@ class FlinkServices:
         ]
 
     def stop(self) -> None:
-        """End both with all that they started; nothing is lost by that."""
+        """End both and all processes that they have started; nothing is lost."""
         for process in self.processes:
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGTERM)
@@ -144,7 +150,7 @@ class FlinkServices:
 
 @contextmanager
 def flink_services(*, slots: int, stderr: Any = None) -> Iterator[FlinkServices]:
-    """Give running services; they end with the block, however it ends."""
+    """Start the services for a block of code; they end with the block, however it ends."""
     services = FlinkServices(slots=slots, stderr=stderr)
     try:
         yield services.start()
@@ -153,7 +159,7 @@ def flink_services(*, slots: int, stderr: Any = None) -> Iterator[FlinkServices]
 
 
 def submit(config_file: str, job: str, *, shards: int, options: StreamOptions, beam_options: list[str]) -> Any:
-    """Submit the live lane and return Beam's result; the job runs on without us."""
+    """Submit the live lane and return Beam's result; the job runs on by itself."""
     import apache_beam as beam
     from apache_beam.options.pipeline_options import PipelineOptions
 
@@ -201,5 +207,5 @@ def _wait_until(true: Callable[[], bool], complaint: str) -> None:
     deadline = time.monotonic() + START_SECONDS
     while not true():
         if time.monotonic() > deadline:
-            raise ServiceUnavailable(complaint, where="--runner flink", remedy="Run it by hand to see why.")
+            raise ServiceUnavailable(complaint, where="--runner flink", remedy="Start it by hand to see why.")
         time.sleep(POLL_SECONDS)

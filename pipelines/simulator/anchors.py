@@ -1,9 +1,9 @@
-"""By how much each stay of the demo is moved in time: decided once for a home, then read by both lanes.
+"""Anchors: how far each stay of the demo is moved in time. Decided once for a home, and then read by both lanes.
 
-All stays of a patient move by the same amount, so that the intervals between them stay true and no patient lies in
-two beds at once. The last vital sign of a patient lies up to six hours before the moment of the decision, the
-*reference*; a stay that ends within a day of it ends there instead, so that how it ended is known. What lies after
-now (a later ward, a later stay) has not happened yet: whoever reads further tables leaves those rows out.
+All stays of a patient move by the same amount, so the intervals between them stay true and no patient is in two beds at
+once. A patient's last vital sign is moved to at most six hours before the time of the decision, the *reference*. If the
+stay ended within a day after that vital sign, its end is moved there instead, so that it is known how the stay ended.
+Rows that would lie after now (a later ward, a later stay) have not happened yet, and are left out by all readers.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from vitalake.errors import InputError
 FILE_NAME = "anchors.json"
 _FORMAT = 1
 _KNOWN_END = timedelta(hours=24)
-_STAGGER_MINUTES = (2, 360)  # at least two: what follows a value by seconds lies before now, too
+_STAGGER_MINUTES = (2, 360)  # at least two, so that what follows a value by seconds also lies before now
 
 
 @dataclass(frozen=True, slots=True)
 class Anchors:
-    """The moves of a home.
+    """The shifts of a home's stays.
 
     Attributes:
         reference: when they were decided, UTC.
-        shift_seconds: what to add to every time of a stay, by the stay's id (``hospitalization_id``).
+        shift_seconds: a stay's id (``hospitalization_id``) → the seconds to add to every time of the stay.
         format: of the file.
     """
 
@@ -44,14 +44,14 @@ class Anchors:
 
 
 def load_or_create(home: Path, *, now: datetime | None = None) -> Anchors:
-    """Return the anchors of a home; the first call decides and writes them, atomically, for its owner's eyes only.
+    """Return the anchors of a home; the first call decides and writes them, to a file that only its owner can read.
 
     Args:
         home: an existing folder.
         now: the reference if there is no file yet; default: the present moment.
 
     Raises:
-        InputError: the file cannot be read, written or understood.
+        InputError: the file cannot be read or written, or is not a file of anchors.
     """
     path = home / FILE_NAME
     try:
@@ -62,7 +62,7 @@ def load_or_create(home: Path, *, now: datetime | None = None) -> Anchors:
         raise InputError(
             f"Anchors cannot be read or written ({error.strerror})",
             where=str(path),
-            remedy="Run 'vitalake init', and see that the home is writable.",
+            remedy="Run 'vitalake init', and make sure that the home is writable.",
         ) from None
     except msgspec.MsgspecError:
         raise _not_anchors(path) from None
@@ -73,14 +73,14 @@ def load_or_create(home: Path, *, now: datetime | None = None) -> Anchors:
 
 def _not_anchors(path: Path) -> InputError:
     return InputError(
-        "Not a file of anchors that this version reads",
+        "File of anchors is not one that this version reads",
         where=str(path),
-        remedy="Move it away; a new one re-bases the demo anew.",
+        remedy="Move it away: the next run writes a new one, which moves the demo to today.",
     )
 
 
 def _write_once(path: Path, anchors: Anchors) -> None:
-    """Write the file whole; of two writers the first wins, and both then read the same."""
+    """Write the file atomically; of two writers the first one wins, and both then read the same file."""
     staged = path.with_name(f".{FILE_NAME}.{secrets.token_hex(4)}")
     descriptor = os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:
@@ -116,7 +116,7 @@ def _decide(reference: datetime) -> Anchors:
 
 
 def _end(last_vital: datetime | None, discharge: datetime | None) -> datetime | None:
-    """Return the moment of a stay that comes to lie just before the reference; None without vital signs."""
+    """Return the time of a stay that is moved to just before the reference; None without vital signs."""
     if last_vital and discharge and last_vital < discharge <= last_vital + _KNOWN_END:
         return discharge
     return last_vital

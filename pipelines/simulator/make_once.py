@@ -1,4 +1,4 @@
-"""Embedded warehouses are made whole or not at all; of a maker that was killed nothing stays: it is identified data."""
+"""Makes embedded warehouses atomically; the next maker deletes the identified data that a killed one has left."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from vitalake.causes import unavailable
 
 
 def make_once(home: Path, name: str, *, format: int, fill: Callable[[Any], None]) -> Path:  # noqa: A002 - its name
-    """Return ``NAME.vFORMAT.duckdb`` of a home; made when it is not there, readable by its owner only.
+    """Return the path of ``NAME.vFORMAT.duckdb`` in a home; make the file if it is missing, readable by its owner only.
 
-    Makers of one home wait for each other. What killed ones left, and files of other formats, are removed.
+    Makers in one home wait for each other. Files that a killed maker has left, and files of other formats, are deleted.
 
     Args:
         home: an existing folder.
         name: of the warehouse.
-        format: of the file; another one is made anew.
-        fill: given the open DuckDB connection, makes the tables.
+        format: of the file; a file of another format is replaced.
+        fill: makes the tables, with the open DuckDB connection.
 
     Raises:
-        ServiceUnavailable: there is no room.
-        VitaLakeError: what ``fill`` raises; there is no file then.
+        ServiceUnavailable: there is no room for the file.
+        VitaLakeError: what ``fill`` raises; no file is made then.
     """
     import duckdb
 
@@ -36,7 +36,7 @@ def make_once(home: Path, name: str, *, format: int, fill: Callable[[Any], None]
         fcntl.flock(lock, fcntl.LOCK_EX)
         _remove(home.glob(f".{name}.*"))
         if not path.exists():
-            # A folder: DuckDB puts its journal beside the file, and only we may enter.
+            # In a folder that only the owner can enter: DuckDB writes its journal beside the file.
             folder = Path(tempfile.mkdtemp(prefix=f".{name}.", dir=home))
             try:
                 with duckdb.connect(str(folder / path.name)) as connection:

@@ -1,4 +1,4 @@
-"""The vital signs of the MIMIC-IV demo as messages of bedside devices, values as they are: dirty."""
+"""The vital signs of the MIMIC-IV demo as messages of bedside devices; values are not cleaned."""
 
 from __future__ import annotations
 
@@ -20,25 +20,25 @@ _PRESSURE_PART = re.compile(r" ?(systolic|diastolic|mean)", re.IGNORECASE)
 
 
 class _Group(NamedTuple):
-    """What makes one message: a stay, a moment (still shifted), a kind of measurement."""
+    """Values that go into one message: those of a stay, a time (as in the demo) and a kind of measurement."""
 
     stay: str
     recorded: datetime
-    kind: str  # goes into the identifier: arterial and cuff pressures of one moment are two panels
+    kind: str  # part of the identifier: arterial and cuff pressures of one time are two panels
 
 
 def messages(
     home: Path, *, patients: int | None = None, only: Collection[str] | None = None, hours: float | None = None
 ) -> Iterator[Message]:
-    """Return the demo's vital signs, re-based by the home's anchors, in the order in which they were true.
+    """Return the demo's vital signs, moved in time by the home's anchors, in the order in which they were measured.
 
     Every replay of the same home gives the same bytes.
 
     Args:
-        home: where the anchors are, or come to be.
-        patients: only the first so many; default: all 100.
+        home: where the anchors are read, or written.
+        patients: only the first so many patients; default: all 100.
         only: ids of patients; default: all.
-        hours: only those of the last so many hours before the anchors' reference; default: all.
+        hours: only values of so many hours before the anchors' reference; default: all.
     """
     anchors = load_or_create(home)
     patient_of = {stay: p for stay, p in _patients(patients).items() if only is None or p in only}
@@ -51,12 +51,12 @@ def messages(
         device = beds.device(group.stay, group.recorded)
         patient, values = patient_of[group.stay], groups[group]
         shape = tuple(sorted(values, key=(*PRESSURES, *values).index))
-        known = (group.stay, device, shape)
-        if known not in templates:
-            templates[known] = template(shape, system=SYSTEM, patient=patient, encounter=group.stay, device=device)
+        key = (group.stay, device, shape)
+        if key not in templates:
+            templates[key] = template(shape, system=SYSTEM, patient=patient, encounter=group.stay, device=device)
         ident = f"{group.stay}-{group.kind}-{_microseconds(group.recorded) // 60_000_000:x}".encode()
         at, issued = instant(due[group]), instant(due[group] + ISSUED_AFTER_US)
-        value = templates[known] % (ident, at, issued, *(number(values[name]) for name in shape))
+        value = templates[key] % (ident, at, issued, *(number(values[name]) for name in shape))
         yield Message(due[group], device, patient.encode(), value)
 
 
@@ -90,7 +90,7 @@ def _groups(stays: set[str]) -> dict[_Group, dict[str, float]]:
 
 
 class _Beds:
-    """Which device stood at a patient's bed at a time: one monitor a bed, a bed for each stay in a unit."""
+    """Finds the device at a patient's bed at a time: one monitor per bed, and one bed per stay in a unit."""
 
     def __init__(self) -> None:
         moves: dict[str, list[tuple[datetime, str]]] = defaultdict(list)
@@ -104,7 +104,7 @@ class _Beds:
         self._moves = moves
 
     def device(self, stay: str, moment: datetime) -> str:
-        """Return the device's id; before the first known bed, that of the first."""
+        """Return the device's id; for a time before the first known bed, that of the first bed."""
         moves = self._moves.get(stay)
         if not moves:
             return "transport-01"
@@ -112,7 +112,7 @@ class _Beds:
 
 
 def _short(unit: str) -> str:
-    """Return the abbreviation a unit's name gives in parentheses, or the name."""
+    """Return the abbreviation in parentheses in a unit's name, or the whole name."""
     found = re.search(r"\(([^)]+)\)", unit)
     return found[1] if found else unit
 

@@ -1,4 +1,4 @@
-"""FHIR R4 Observations as byte templates: what does not change from value to value is encoded once per device."""
+"""FHIR R4 Observations as byte templates: the parts that are the same for every value are encoded once per device."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from typing import NamedTuple
 import msgspec
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-ISSUED_AFTER_US = 5_000_000  # a charted value is given out this long after it was true
+ISSUED_AFTER_US = 5_000_000  # a value is issued this long after it was measured
 
 
 class Message(NamedTuple):
-    """One Kafka record to come.
+    """One Kafka record that is to be sent.
 
     Attributes:
-        due_us: when it is true and to be sent, microseconds since 1970 UTC; a fault does not move it.
-        device: who sends it.
-        key: the patient's id, so that all of a patient's messages lie in one partition, in order.
+        due_us: when it is measured and sent, microseconds since 1970 UTC; a fault does not change it.
+        device: the device that sends it.
+        key: the patient's id, so that all messages of a patient are in one partition, in order.
         value: the Observation; None is a tombstone.
-        fault: a member of ``faults.FAULTS``, or "" for a device that behaves.
+        fault: a member of ``faults.FAULTS``, or "" for a message without a fault.
     """
 
     due_us: int
@@ -63,7 +63,7 @@ def template(vitals: tuple[str, ...], *, system: str, patient: str, encounter: s
     """Return a ``%``-template: fill in identifier, effectiveDateTime, issued, then each value, all as bytes.
 
     Args:
-        vitals: names in ``VITALS``; one makes a single Observation, more a blood-pressure panel with components.
+        vitals: names in ``VITALS``: one for a single Observation, several for a blood-pressure panel with components.
         system: the identifier's system, a URI.
         patient: logical id of the Patient.
         encounter: logical id of the Encounter.
@@ -113,7 +113,7 @@ def instant(microseconds: int) -> bytes:
 
 
 def number(value: float) -> bytes:
-    """Return a JSON number without a needless fraction.
+    """Return a JSON number; a whole one is written without a fraction.
 
     >>> number(84.0), number(39.4), number(-27.0)
     (b'84', b'39.4', b'-27')

@@ -1,4 +1,4 @@
-"""Simulated devices at work: a source's messages, some of them faulty, paced into a Kafka topic."""
+"""Runs simulated devices: sends a source's messages, some of them faulty, to a Kafka topic at a given pace."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ class Simulation:
     """What to simulate.
 
     Attributes:
-        source: ``mimic-demo`` (real patients, ends) or ``synthetic`` (made up, without end).
-        topic: made with ``partitions`` if it is not there.
+        source: ``mimic-demo`` (real patients, with an end) or ``synthetic`` (made-up patients, without an end).
+        topic: created with ``partitions`` partitions if it does not exist.
         patients: how many; default: all of the demo, 100 synthetic.
         only: ids of patients of the demo; default: all.
-        rate: messages/s; 0 is as fast as the broker takes them.
+        rate: messages/s; 0 is as fast as the broker accepts them.
         speed: × real time, for the demo; not with ``rate``. Default: 1440, a day in a minute.
         hours: of the demo, before its reference; default: 72 by speed, 600 by rate.
         faults: 0 to 1, the share of devices that misbehave.
@@ -60,28 +60,32 @@ class Simulation:
     partitions: int = 4
 
     def __post_init__(self) -> None:
-        """Refuse what contradicts itself."""
+        """Refuse options that are not valid, or contradict each other."""
         if self.rate is not None and self.speed is not None:
-            raise SettingsError("Two paces given", where="--rate and --speed", remedy="Give one of them.")
+            raise SettingsError("Two paces are given", where="--rate and --speed", remedy="Give only one of them.")
         if self.source == "synthetic" and (self.speed is not None or self.hours is not None):
             raise SettingsError(
-                "Synthetic patients live in real time", where="--speed, --hours", remedy="Give --rate, or no pace."
+                "Synthetic patients are simulated in real time only",
+                where="--speed, --hours",
+                remedy="Leave out --speed and --hours; --rate sets the pace.",
             )
         if self.patients is not None and self.patients < 1:
             raise SettingsError("No patients to simulate", where="--patients", remedy="Give 1 or more.")
         if not 0 <= self.faults <= 1:
-            raise SettingsError("Share of faulty devices is not a share", where="--faults", remedy="Give 0 to 1.")
+            raise SettingsError(
+                "Share of faulty devices is not valid", where="--faults", remedy="Give a number from 0 to 1."
+            )
 
 
 @dataclass(frozen=True, slots=True)
 class SimulationSummary:
-    """What was sent; during the run, what has been so far.
+    """What was sent, so far or in all.
 
     Attributes:
-        messages: all that the broker has acknowledged at the end; tombstones and duplicates included.
-        tombstones: those without a value.
-        faults: messages by fault; every fault has an entry.
-        devices: how many spoke.
+        messages: all messages, with tombstones and duplicates; at the end of the run the broker has acknowledged them.
+        tombstones: messages without a value.
+        faults: fault → messages; every fault has an entry.
+        devices: how many devices sent messages.
         seconds: from the first message to the last acknowledgement.
     """
 
@@ -107,19 +111,19 @@ def simulate(
     on_progress: Callable[[SimulationSummary], None] | None = None,
     on_start: Callable[[int], None] | None = None,
 ) -> SimulationSummary:
-    """Return what was sent, once the source ends, ``count`` is reached or ``stop`` is set.
+    """Send messages until the source ends, ``count`` is reached or ``stop`` is set; return what was sent.
 
     Args:
         simulation: what to simulate.
         bootstrap: the brokers, ``host:port``.
-        home: where the demo's anchors are, or come to be.
-        options: further librdkafka options, references resolved.
-        stop: set it to end; what was sent is flushed first.
+        home: where the demo's anchors are read, or written.
+        options: further librdkafka options, with references to secrets resolved.
+        stop: set it to end the run; messages that were sent are flushed first.
         on_progress: called with the summary so far, four times a second.
-        on_start: called once, when the first message is about to be sent, with the time at which it is true.
+        on_start: called once, before the first message is sent, with the time at which it was measured.
 
     Raises:
-        ServiceUnavailable: the broker cannot be reached, or did not take the messages.
+        ServiceUnavailable: the broker cannot be reached, or did not accept the messages.
         SettingsError: the demo's data are not installed.
     """
     stop = stop or threading.Event()
@@ -138,11 +142,11 @@ def simulate(
 
 
 class _Tally:
-    """Counts what is sent, and tells of it now and then."""
+    """Counts what is sent, and reports it from time to time."""
 
     def __init__(self, on_progress: Callable[[SimulationSummary], None] | None) -> None:
         self._on_progress = on_progress
-        self._began = self._told = time.monotonic()
+        self._began = self._reported_at = time.monotonic()
         self._messages = self._tombstones = 0
         self._faults: Counter[str] = Counter()
         self._devices: set[str] = set()
@@ -153,9 +157,11 @@ class _Tally:
         self._devices.add(message.device)
         if message.fault:
             self._faults[message.fault] += 1
-        # The clock is read for every 16th only: this is the fast path.
-        if self._on_progress and not self._messages % 16 and time.monotonic() - self._told >= _PROGRESS_SECONDS:
-            self._told = time.monotonic()
+        # The clock is read only for every 16th message, because this runs for each one.
+        if self._on_progress is None or self._messages % 16:
+            return
+        if time.monotonic() - self._reported_at >= _PROGRESS_SECONDS:
+            self._reported_at = time.monotonic()
             self._on_progress(self.summary())
 
     def summary(self) -> SimulationSummary:
@@ -169,12 +175,12 @@ class _Tally:
 
 
 def _messages(simulation: Simulation, home: Path) -> Iterator[Message]:
-    """Return the source's messages with faults, ended by ``count``."""
+    """Return the source's messages with faults, at most ``count``."""
     if simulation.source == "synthetic":
         from pipelines.simulator.synthetic import SHAPES, walk
 
         rate = DEFAULT_RATE if simulation.rate is None else simulation.rate
-        # A small slice keeps values fresh at a slow rate; a large one is cheap at a fast one.
+        # Small slices, so that values are new when they are sent at a low rate; large ones cost less at a high rate.
         slice_patients = max(1, min(256, int(rate * _SLICE_SECONDS / len(SHAPES)))) if rate else 256
         source = walk(
             DEFAULT_PATIENTS if simulation.patients is None else simulation.patients,
@@ -194,7 +200,7 @@ def _messages(simulation: Simulation, home: Path) -> Iterator[Message]:
 def _paced(
     messages: Iterator[Message], simulation: Simulation, stop: threading.Event, serve: Callable[[], None]
 ) -> Iterator[Message]:
-    """Return the messages, each when it is due, until ``stop`` is set."""
+    """Yield each message when it is due, until ``stop`` is set."""
     rate, speed = simulation.rate, simulation.speed or DEFAULT_SPEED
     if rate is None and simulation.source == "synthetic":
         rate = DEFAULT_RATE

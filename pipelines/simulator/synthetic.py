@@ -1,4 +1,4 @@
-"""Made-up patients: seeded, mean-reverting random walks of vital signs, as fast as a benchmark needs them."""
+"""Synthetic patients: seeded, mean-reverting random walks of vital signs, fast enough for benchmarks."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ SYSTEM = "urn:vitalake:simulator:synthetic"
 SHAPES: tuple[tuple[str, ...], ...] = (("heart_rate",), ("respiratory_rate",), ("spo2",), PRESSURES, ("temp_c",))
 STEP_SECONDS = 1  # between two rounds of all patients, where time is simulated
 
-# Typical value, spread between patients, jitter of a step, lowest, highest, of each value in the order of SHAPES;
-# an adult ward, so that nearly all lie within plausible ranges. Temperature is in tenths: one table serves all.
+# For each value in the order of SHAPES: typical value, spread between patients, jitter of a step, lowest, highest. They
+# are those of an adult ward, so that nearly all are plausible. Temperature is in tenths, so that all are integers.
 _WALK = np.array(
     [
         [82, 12, 1.5, 35, 190],
@@ -38,14 +38,14 @@ _TENTHS = [b"%d.%d" % divmod(value, 10) for value in range(500)]
 def walk(
     patients: int, *, seed: int, now_us: Callable[[], int], slice_patients: int = 100, panels: bool = True
 ) -> Iterator[Message]:
-    """Return messages without end: round after round, each patient's vital signs, five messages a round.
+    """Yield messages without end: in each round the vital signs of each patient, in five messages.
 
     Args:
         patients: how many; each has one device.
         seed: the same seed gives the same values, and with the same times the same bytes.
-        now_us: asked once for every slice of patients; microseconds since 1970 UTC.
-        slice_patients: patients that share one moment.
-        panels: whether blood pressure, a panel of three values in 1.4 kB, is among them; the others have 650 B.
+        now_us: called once for every slice of patients; returns microseconds since 1970 UTC.
+        slice_patients: how many patients share one time.
+        panels: whether to send blood pressure, a panel of three values with 1.4 kB; other messages have 650 B.
     """
     rng = np.random.default_rng(seed)
     typical, spread, jitter, lowest, highest = _WALK.T
@@ -81,7 +81,7 @@ class _Device:
 
 
 def _slice(devices: list[_Device], rows: list[list[int]], moment: int, run: bytes, panels: bool) -> Iterator[Message]:
-    """Return the messages of each device at one moment. Written flat: this loop is the cost of a benchmark."""
+    """Yield the messages of each device at one time. Not split into functions: a benchmark spends its time here."""
     at = instant(moment)
     for device, (hr, rr, spo2, sbp, dbp, mean, temp) in zip(devices, rows, strict=True):
         name, key = device.name, device.key
@@ -105,14 +105,14 @@ def messages(
     start_us: int | None = None,
     panels: bool = False,
 ) -> Iterator[tuple[bytes, bytes]]:
-    """Return ``count`` keys and values for benchmarks and tests, a second of simulated time between rounds.
+    """Yield ``count`` keys and values for benchmarks and tests, with a second of simulated time between rounds.
 
     Args:
         count: how many messages.
         patients: how many patients they come from.
         seed: with ``start_us`` it decides every byte.
-        bad_share: 0 to 1, the share of messages that a decoder must reject, in turn for each reason.
-        start_us: time of the first round, microseconds since 1970 UTC; default: so that the last lies before now.
+        bad_share: 0 to 1, the share of messages that a decoder must reject, for one reason after the other.
+        start_us: time of the first round, microseconds since 1970 UTC; default: so that the last one is before now.
         panels: see ``walk``; without them every message is one row.
     """
     rounds = count // ((len(SHAPES) - (not panels)) * patients) + 1

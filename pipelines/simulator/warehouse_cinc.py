@@ -1,4 +1,4 @@
-"""The PhysioNet/CinC Challenge 2012 as a warehouse: its sets A and B in a DuckDB file of the home."""
+"""Makes a warehouse of the PhysioNet/CinC Challenge 2012: its sets A and B in a DuckDB file of the home."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from vitalake.errors import InputError, SettingsError
 
 SETS = ("a", "b")
 FORMAT = 2
-"""Of the file; another one is made anew. The job's incarnation names it: rows are numbered in the file."""
+"""Format of the file; a file of another format is replaced. The job's incarnation names it, because the file numbers
+its rows."""
 
 KNOWN = {
     "cinc2012_set_a.parquet": "426a36bbbe9a7f1fd35e6c6bc953a924c0c29aac0d7f5639b1f87b1a15a29130",
@@ -19,7 +20,7 @@ KNOWN = {
     "cinc2012_outcomes_a.parquet": "f6ce65bee438506f6156004789564d57058c1ae40dd309237c8240bf17eb72e1",
     "cinc2012_outcomes_b.parquet": "447229ae87f172e92d8cdf7c7848ffdbd6b87b1e2854ff80bace09f1af6bf89b",
 }
-"""SHA-256 of the files: rows of others would be other patients' under the same numbers."""
+"""SHA-256 of the files: other files would have other patients under the same numbers."""
 
 _MEASURED = """
 CREATE TABLE measured AS
@@ -36,11 +37,11 @@ FROM (SELECT * FROM read_parquet(?) UNION ALL SELECT * FROM read_parquet(?))
 
 
 def make_cinc_warehouse(home: Path, folder: Path | None) -> Path:
-    """Return the warehouse's file; made of the folder's files when it is not there, whole or not at all.
+    """Return the warehouse's file; make it from the folder's files if it is missing, see make_once.
 
     Raises:
-        SettingsError: no folder is given, or a file is not in it.
-        InputError: a file is not the one that is known.
+        SettingsError: no folder is given, or it lacks a file.
+        InputError: a file has another SHA-256 than expected.
         ServiceUnavailable: there is no room for it.
     """
 
@@ -66,5 +67,7 @@ def _check(path: Path) -> None:
         found = hashlib.file_digest(file, "sha256").hexdigest()
     if found != KNOWN[path.name]:
         raise InputError(
-            "File is not the one that is known (SHA-256 differs)", where=path.name, remedy="Fetch it again."
+            "File of the source is not the expected one (its SHA-256 differs)",
+            where=path.name,
+            remedy="Download it again.",
         )

@@ -1,7 +1,7 @@
-"""The MIMIC-IV demo as a warehouse: its CLIF tables in a DuckDB file of the home, with the anchors beside them.
+"""Makes a warehouse of the MIMIC-IV demo: its CLIF tables in a DuckDB file of the home, with a table of the anchors.
 
-The demo has neither names nor birth dates. It gets made-up ones, so that there is something to take away: names of
-plants and colours, numbers that start with DEMO, birth dates that make the ages come out right to a year.
+The demo has neither names nor birth dates. It gets made-up ones, so that there is something to mask: names of plants
+and colours, record numbers that start with DEMO, and birth dates that agree with the ages to a year.
 """
 
 from __future__ import annotations
@@ -55,10 +55,10 @@ TABLES = {
     ),
     "adt": ("adt", ["hospitalization_id", "in_dttm", "out_dttm", "location_name", "location_category"]),
 }
-"""Table → CLIF table and the columns that queries read; each also gets ``line``, the number of its row."""
+"""Table → CLIF table and the columns that queries read; each table also gets ``line``, the number of the row."""
 
 FORMAT = 3
-"""Of the file; another one is made anew."""
+"""Format of the file; a file of another format is replaced."""
 
 _FAMILY = (
     "Alder",
@@ -80,7 +80,7 @@ _DAY = 86_400
 
 
 def make_demo_warehouse(home: Path) -> Path:
-    """Return the warehouse's file; made when it is not there, whole or not at all.
+    """Return the warehouse's file; make it if it is missing, see make_once.
 
     Raises:
         SettingsError: the demo's data are not installed.
@@ -98,13 +98,13 @@ def make_demo_warehouse(home: Path) -> Path:
 
 
 def demo_tables(anchors: Anchors) -> dict[str, pa.Table]:
-    """Return the tables of the warehouse; times in UTC, without a zone, still shifted."""
+    """Return the tables of the warehouse; times are UTC without a zone, as in the demo, not moved by the anchors."""
     tables = {name: _plain(demo_data.read(clif, columns)) for name, (clif, columns) in TABLES.items()}
     tables["patient"] = _patients(tables["hospitalization"], anchors)
     tables["anchors"] = pa.table(
         {
             "hospitalization_id": list(anchors.shift_seconds),
-            # In two numbers: neither engine multiplies an interval by more than 32 bits.
+            # Two numbers, because neither DuckDB nor PostgreSQL multiplies an interval by more than 32 bits.
             "shift_days": pa.array([shift // _DAY for shift in anchors.shift_seconds.values()], pa.int32()),
             "shift_seconds": pa.array([shift % _DAY for shift in anchors.shift_seconds.values()], pa.int32()),
             "reference": [anchors.reference.replace(tzinfo=None)] * len(anchors.shift_seconds),
@@ -114,7 +114,7 @@ def demo_tables(anchors: Anchors) -> dict[str, pa.Table]:
 
 
 def _plain(table: pa.Table) -> pa.Table:
-    """Return the table with times as they are in UTC, without their zone, and its rows numbered."""
+    """Return the table with UTC times without a zone, and with numbered rows."""
     for place, field in enumerate(table.schema):
         if pa.types.is_timestamp(field.type):
             table = table.set_column(

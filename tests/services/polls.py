@@ -33,7 +33,7 @@ class LaneWithoutKafka:
         lake.spans.begin_at("observation", dict.fromkeys(self.parts, 0))
         self.lane.writer = SpanWriter(
             lake, job="vitals", shard="0of1", epoch=lake.spans.begin_epoch(job="vitals", shard="0of1"),
-            fence=self.lane.fence,
+            fence=self.lane.steps.fence,
             rules=self.lane.steps.plan.version, decoder="test", dead_letters=self.lane.steps.dead_letters,
             span_seconds=1e9, span_rows=10**9, late_seconds=3600, positions=dict.fromkeys(self.parts, 0), watermarks={},
             stop=threading.Event(), on_committed=lambda _: None, on_paused=lambda _: None,

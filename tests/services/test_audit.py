@@ -10,7 +10,7 @@ import yaml
 from confluent_kafka import Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 
-from pipelines.live.recount import audit
+from pipelines.live.recount import recount
 from pipelines.simulator.broker import ensure_topic
 from tests.services.kafka import KafkaServer
 from tests.unit.vitalake.lake.span_samples import open_lake, staged_span
@@ -56,7 +56,7 @@ class Ward:
             self.lake.add(span)
 
     def audit(self) -> dict[str, Any]:
-        return audit(self.settings, "vitals")
+        return recount(self.settings, "vitals")
 
 
 def differing(document: dict[str, Any]) -> list[str]:
@@ -136,9 +136,9 @@ def test_broker_that_is_not_there_is_an_error(ward: Ward, monkeypatch: pytest.Mo
         update={"kafka": ward.settings.kafka.model_copy(update={"bootstrap_servers": "127.0.0.1:1"})}
     )
     with pytest.raises(ServiceUnavailable):
-        audit(away, "vitals")
+        recount(away, "vitals")
     with pytest.raises(SettingsError):
-        audit(ward.settings, "unknown")
+        recount(ward.settings, "unknown")
 
 
 @pytest.mark.kafka
@@ -157,5 +157,5 @@ def test_transaction_markers_and_a_log_whose_start_moved_are_no_difference(
         future.result(20)
     document = ward.audit()
     assert document["agrees"] is True
-    assert document["not_recounted"] == [f"{topic_name}[0]: 4 messages, for the log now begins at 2"]
+    assert document["not_recounted"] == [f"{topic_name}[0]: 4 messages, because the log now begins at 2"]
     assert {c["what"]: c["recounted"] for c in document["checks"]}[f"messages of {topic_name}[0]"] == 5

@@ -664,7 +664,7 @@ def test_a_row_of_the_spans_that_was_left_out_is_taken_in_again_once_a_back_up_h
     assert "back-up" in left and "after --leave-out, too" in left and chosen.name in left
     for options in (["--leave-out"], []):
         told = run(home, capfd, "lake", "repair", *options, code=13)["left"]
-        assert "spans: what was decided is not all there" in told[-1]
+        assert "spans: some decided spans are missing" in told[-1]
     stream(home, range(3, 4), topic_id="between")
     rows = published(settings)
     chosen.write_bytes(whole)

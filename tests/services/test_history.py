@@ -204,7 +204,7 @@ def test_what_cannot_be_loaded_says_why(home: Path) -> None:
     with pytest.raises(SettingsError, match="missing") as lacking:
         load_history(load_settings(home), "cinc-2012", data=home)
     assert "PhysioNet" in lacking.value.remedy
-    with pytest.raises(SettingsError, match="no known kind") as unknown:
+    with pytest.raises(SettingsError, match="address is unknown") as unknown:
         load_history(load_settings(home), "mimic-demo", warehouse="oracle://Zzmarker@host")
     assert "Zzmarker" not in str(unknown.value)
     for address in ("postgresql://me:Zzmarker@127.0.0.1/x", "postgresql://127.0.0.1/x?user=me&password=Zzmarker"):
@@ -281,7 +281,7 @@ def test_a_row_without_what_it_needs_rejects_its_message_only() -> None:
 
 
 def test_a_column_of_a_wrong_type_is_named_without_its_value() -> None:
-    with pytest.raises(InputError, match="no double") as caught:
+    with pytest.raises(InputError, match="not of type double") as caught:
         table = _table(["a"], value=["Zzmarker"])
         decoded_rows(table, message_starts(table))
     assert caught.value.where == "value"

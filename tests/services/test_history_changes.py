@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 from governance.query.catalogue import Catalogue
 from governance.query.engine import connect
 from pipelines.history import load
-from pipelines.history.change_detection import CHANGED, ENTRY, NEW, PASSED, Digests, KnownRows, Positions, plan
+from pipelines.history.change_detection import CHANGED, ENTRY, NEW, SKIPPED, Digests, KnownRows, Positions, plan
 from pipelines.history.gate import QualityError
 from pipelines.history.load import load_history
 from vitalake import clock
@@ -368,7 +368,7 @@ def test_after_each_load_what_is_there_is_what_is_known_wherever_it_was_killed(
     for state in [*states, states[-1]]:
         done = plan(entries(state), known, at)
         fate = done.fate.tolist()
-        passed = Counter(pair for pair, what in zip(state, fate, strict=True) if what == PASSED)
+        passed = Counter(pair for pair, what in zip(state, fate, strict=True) if what == SKIPPED)
         assert passed == there & Counter(state)
         new, changed = fate.count(NEW), fate.count(CHANGED)
         assert len(done.entries) == at.new + at.changed + new + changed
@@ -377,7 +377,7 @@ def test_after_each_load_what_is_there_is_what_is_known_wherever_it_was_killed(
         for reached in (upto, len(fate)):
             part = Positions(at.new + fate[:reached].count(NEW), at.changed + fate[:reached].count(CHANGED))
             again = plan(entries(state), done.entries, part)
-            assert again.fate.tolist() == [PASSED if i < reached else what for i, what in enumerate(fate)]
+            assert again.fate.tolist() == [SKIPPED if i < reached else what for i, what in enumerate(fate)]
         known, at = done.entries, Positions(at.new + new, at.changed + changed)
         there = (there | Counter(state)) - _replaced(there, state)
     assert not plan(entries(states[-1]), known, at).fate.any()
@@ -413,7 +413,7 @@ def test_a_file_that_is_no_such_file_is_none(tmp_path: Path) -> None:
 
 def test_without_room_nothing_is_loaded(tmp_path: Path) -> None:
     (tmp_path / "history").write_text("in the way")
-    with pytest.raises(LakeError, match="remembered"):
+    with pytest.raises(LakeError, match="Digests of the loaded messages cannot be written"):
         KnownRows(tmp_path, "x").write(entries([]), "")
 
 

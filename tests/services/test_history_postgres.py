@@ -198,7 +198,7 @@ def test_a_server_that_says_nothing_any_more_is_not_waited_for_for_ever(home: Pa
         cut.close()
     assert cut.cut
     assert done.returncode == 14, done.stderr
-    assert "Warehouse has not answered for 1.5 seconds: postgresql. Look there" in done.stderr
+    assert "Warehouse has not answered for 1.5 seconds: postgresql. Check on the server" in done.stderr
     assert "silence_seconds" in done.stderr
     _tells_nothing(done, postgres, str(cut.port))
     assert _files(home) == before
@@ -268,7 +268,7 @@ def test_what_cannot_be_read_rightly_is_refused_by_its_name(
 ) -> None:
     with _job(home, postgres.address(), **{dataset: query}) as job:
         before = _files(home)
-        with pytest.raises(InputError, match="Query gives") as caught:
+        with pytest.raises(InputError, match="Query returns") as caught:
             load_history(load_settings(home), str(job))
         assert column in caught.value.where
         assert "Zzmarker" not in str(caught.value)

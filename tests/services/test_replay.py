@@ -21,7 +21,7 @@ from governance.belonging import open_vault
 from governance.vault import Identity
 from pipelines.history.load import load_history
 from pipelines.intake.online_feed import open_online_store
-from pipelines.live.recount import audit
+from pipelines.live.recount import recount
 from tests import forking
 from tests.fhir import message
 from tests.services.lane import LaneUnderTest
@@ -320,9 +320,9 @@ def test_the_recount_agrees_with_replays(lane: LaneUnderTest, extended: Path) ->
     run(lane, "replay", "--limit", "7", package=extended)
     done = run(lane, "replay", package=extended)
     assert done["open"] == UNKNOWN + UNREADABLE - 7
-    recount = audit(load_settings(lane.home))
-    assert recount["agrees"] is True
-    found = {check["what"]: check["recounted"] for check in recount["checks"]}
+    document = recount(load_settings(lane.home))
+    assert document["agrees"] is True
+    found = {check["what"]: check["recounted"] for check in document["checks"]}
     assert found["rows of published/observation"] == GOOD + UNKNOWN
     assert found["rows of quarantine/resolution"] == UNKNOWN
 

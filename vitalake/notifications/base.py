@@ -1,7 +1,7 @@
-"""What a notification rule is: it sees a lane's state in words and counts, and says what people should be told.
+"""Notification rules: a rule observes a lane's state, in words and counts, and decides when people are notified.
 
-Built-in rules and those of other packages are the same thing: a ``RuleKind`` in a module of its own, and a line under
-``vitalake.notifications`` in the entry points of the package. A rule sees no row and sends nothing itself.
+Built-in rules and those of other packages are made in the same way: a ``RuleKind`` in a module of its own, and a line
+under ``vitalake.notifications`` in the entry points of the package. A rule sees no rows and sends nothing itself.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ import msgspec
 
 @dataclass(frozen=True, slots=True)
 class Tally:
-    """What became of what a job has read so far; only ever more.
+    """What became of the messages and rows that a job has read so far; the counts only grow.
 
     Attributes:
-        messages: that were read.
-        rows: they had; one that cannot be decoded counts as one.
+        messages: messages that were read.
+        rows: their rows; a message that cannot be decoded counts as one row.
         rejected: rows that went to the dead letters.
-        held: rows that wait to be told whose they are.
+        held: rows that are held until their patient is known.
         reasons: reason code → messages rejected for it.
     """
 
@@ -33,7 +33,7 @@ class Tally:
     reasons: Mapping[str, int] = field(default_factory=dict)
 
     def since(self, before: Tally) -> Tally:
-        """Return what has come since."""
+        """Return what was added since an earlier tally."""
         return Tally(
             self.messages - before.messages,
             self.rows - before.rows,
@@ -48,13 +48,13 @@ class Tally:
 
 
 class Seen(NamedTuple):
-    """A lane at a moment.
+    """The state of a lane at one moment.
 
     Attributes:
         paused: whether any worker waits.
-        reasons: for what, in our words.
-        tally: what became of what it has read so far.
-        now: seconds, of any clock that does not go back.
+        reasons: for what the workers wait; never with a value of a patient.
+        tally: what became of the messages and rows read so far.
+        now: seconds, of any monotonic clock.
     """
 
     paused: bool
@@ -64,29 +64,29 @@ class Seen(NamedTuple):
 
 
 class Notification(NamedTuple):
-    """What people are told: never more than the lane's state in words."""
+    """A notification: its title and text describe the lane's state and contain no values."""
 
     title: str
     text: str
 
 
 class Rule(Protocol):
-    """Looks at one lane, several times a second."""
+    """Observes one lane, several times a second."""
 
     def observe(self, seen: Seen) -> Notification | None:
-        """Return what is to be told now; None: nothing."""
+        """Return the notification to send now; None: nothing is sent."""
         ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RuleKind:
-    """A notification rule as it is registered.
+    """A kind of notification rule, as a package registers it.
 
     Attributes:
-        name: as the configuration names it.
-        description: when it tells what, in words.
+        name: the name in the configuration.
+        description: when the rule notifies, in words.
         options: a strict msgspec struct (frozen, unknown fields forbidden): what ``notify_when`` has below the name.
-        make: the lane's name and the options → the rule.
+        make: makes the rule, from the lane's name and the options.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""Says once that a lane waits, and once that it is over."""
+"""Notifies once when a lane waits, and once when it runs again."""
 
 from __future__ import annotations
 
@@ -10,29 +10,33 @@ from vitalake.notifications.base import Notification, RuleKind, Seen
 
 
 class PauseOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A pause that is over sooner is not worth waking somebody."""
+    """Options of the rule.
+
+    Attributes:
+        patience_seconds: how long a lane must wait before somebody is notified; a shorter pause is not worth it.
+    """
 
     patience_seconds: Annotated[float, msgspec.Meta(ge=0)] = 10.0
 
 
 class PauseRule:
-    """Remembers since when a lane waits, and whether it was told."""
+    """Remembers since when a lane waits, and whether it has notified about it."""
 
     def __init__(self, job: str, options: PauseOptions) -> None:
         self._job, self._patience = job, options.patience_seconds
         self._since: float | None = None
-        self._told = False
+        self._notified = False
 
     def observe(self, seen: Seen) -> Notification | None:
-        """Return what is to be told now; None: nothing."""
+        """Return the notification to send now; None: nothing is sent."""
         if not seen.paused:
-            told, self._since, self._told = self._told, None, False
+            notified, self._since, self._notified = self._notified, None, False
             over = Notification(f"vitalake: {self._job} goes on", "The lane runs again. Nothing was lost.")
-            return over if told else None
+            return over if notified else None
         self._since = seen.now if self._since is None else self._since
-        if self._told or seen.now - self._since < self._patience:
+        if self._notified or seen.now - self._since < self._patience:
             return None
-        self._told = True
+        self._notified = True
         return Notification(
             f"vitalake: {self._job} waits", f"{'; '.join(seen.reasons)}. 'vitalake doctor' says what to do about it."
         )

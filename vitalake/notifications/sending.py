@@ -1,4 +1,4 @@
-"""Sends a title and a text to any address that apprise knows."""
+"""Sends a title and a text to any address that apprise supports."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ Send = Callable[[str, str], None]
 
 
 def sender(addresses: Sequence[str], *, home: Path) -> Send:
-    """Return a function that sends a title and a text to all addresses; without any it does nothing.
+    """Return a function that sends a title and a text to all addresses; without addresses it does nothing.
 
     Raises:
-        SettingsError: apprise is not installed, or does not understand an address (it is not echoed: it holds tokens).
+        SettingsError: apprise is not installed, or does not support an address. The error does not show the address,
+            which can contain a token.
     """
     if not addresses:
         return lambda _title, _text: None
@@ -26,14 +27,16 @@ def sender(addresses: Sequence[str], *, home: Path) -> Send:
         import apprise
     except ImportError:
         raise SettingsError(
-            "Notifications need apprise", where="notify", remedy="In the checkout run: pip install '.[notify]'"
+            "Notifications need apprise", where="notify", remedy="Run in the checkout: pip install '.[notify]'"
         ) from None
     service = apprise.Apprise()
     resolved = resolve_references({str(i): address for i, address in enumerate(addresses)}, home=home)
     for i, address in resolved.items():
         if not service.add(address):
             raise SettingsError(
-                "Address is not understood", where=f"notify[{i}]", remedy="See apprise's list of forms."
+                "Address of notifications is not valid",
+                where=f"notify[{i}]",
+                remedy="Write it in one of the forms that apprise's documentation lists.",
             )
 
     def send(title: str, text: str) -> None:

@@ -1,4 +1,4 @@
-"""Says when too great a share of the rows is rejected or held, and when that is over."""
+"""Notifies when too large a share of the rows is rejected or held, and when that is over."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ import msgspec
 from vitalake.notifications.base import Notification, RuleKind, Seen, Tally
 
 MOST_REASONS = 3
-"""Reasons that a notification names: the most frequent ones."""
+"""How many reasons a notification names: the most frequent ones."""
 
 
 class ShareOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How much is too much; by default what ``alerts`` of the configuration says.
+    """Options of the rule; the defaults are those under ``alerts`` in the configuration.
 
     Attributes:
-        window_seconds: of a window, at least.
-        share: above which it is said, of the rows rejected or of those held.
-        min_messages: of a window, at least.
-        runbook_url: where it is written what to do: an address, or a file of the documentation.
+        window_seconds: the shortest length of a window.
+        share: the share of a window's rows, rejected or held, above which the rule notifies.
+        min_messages: the smallest number of messages of a window.
+        runbook_url: where people read what to do: an address, or a file of the documentation.
     """
 
     window_seconds: Annotated[float, msgspec.Meta(gt=0)]
@@ -30,36 +30,37 @@ class ShareOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class ShareRule:
-    """Says when too great a share of a window is rejected or held, and when that is over; at most once a window.
+    """Notifies when too large a share of a window is rejected or held, and when that is over; at most once a window.
 
-    A window ends when its time is over and enough has come to speak of a share: one of a trickle takes longer.
+    A window ends when its time is over and it has enough messages for a share to mean something: with few messages a
+    window takes longer.
     """
 
     def __init__(self, job: str, options: ShareOptions) -> None:
         self._job, self._runbook = job, options.runbook_url
-        self._seconds, self._share, self._least = options.window_seconds, options.share, options.min_messages
-        self._begun: tuple[float, Tally] | None = None
-        self._told = False
+        self._seconds, self._share, self._min_messages = options.window_seconds, options.share, options.min_messages
+        self._window_start: tuple[float, Tally] | None = None
+        self._notified = False
 
     def observe(self, seen: Seen) -> Notification | None:
-        """Return what is to be told now; None: nothing."""
+        """Return the notification to send now; None: nothing is sent."""
         tally, now = seen.tally, seen.now
-        if self._begun is None or tally.messages < self._begun[1].messages:
-            self._begun = (now, tally)
+        if self._window_start is None or tally.messages < self._window_start[1].messages:
+            self._window_start = (now, tally)
             return None
-        began, before = self._begun
+        began, before = self._window_start
         window = tally.since(before)
-        if now - began < self._seconds or window.messages < self._least:
+        if now - began < self._seconds or window.messages < self._min_messages:
             return None
-        self._begun = (now, tally)
+        self._window_start = (now, tally)
         too_many = max(window.share(window.rejected), window.share(window.held)) > self._share
-        told, self._told = self._told, too_many
-        if too_many == told:
+        notified, self._notified = self._notified, too_many
+        if too_many == notified:
             return None
         return self._too_many(window, now - began) if too_many else self._over(window, now - began)
 
     def _over(self, window: Tally, seconds: float) -> Notification:
-        text = f"{_said(window)} in the last {_minutes(seconds)}. What is open: 'vitalake dead-letters list'."
+        text = f"{_counts(window)} in the last {_minutes(seconds)}. 'vitalake dead-letters list' shows what is open."
         return Notification(f"vitalake: {self._job} takes its rows again", text)
 
     def _too_many(self, window: Tally, seconds: float) -> Notification:
@@ -69,11 +70,11 @@ class ShareRule:
         why = f" Most often: {', '.join(f'{reason} ({count:,})' for reason, count in reasons)}." if reasons else ""
         return Notification(
             f"vitalake: {self._job} {what} {window.share(share):.0%} of its rows",
-            f"{_said(window)} in the last {_minutes(seconds)}.{why} What to do: {self._runbook}",
+            f"{_counts(window)} in the last {_minutes(seconds)}.{why} What to do: {self._runbook}",
         )
 
 
-def _said(window: Tally) -> str:
+def _counts(window: Tally) -> str:
     rejected, held = (f"{count:,} ({window.share(count):.1%})" for count in (window.rejected, window.held))
     return f"Of {window.rows:,} rows {rejected} were rejected and {held} held"
 

@@ -51,7 +51,7 @@ def test_the_row_says_where_and_why_and_nothing_else(batch_and_keys: tuple[list[
 def test_it_opens_with_the_key_and_only_in_its_place(batch_and_keys: tuple[list[dict[str, object]], object]) -> None:
     rows, keys = batch_and_keys
     assert open_payload(rows[0], keys) == PAYLOAD  # type: ignore[arg-type]
-    with pytest.raises(PrivacyError, match="tampered"):
+    with pytest.raises(PrivacyError, match="changed after it was written"):
         open_payload(rows[0] | {"position": 7}, keys)  # type: ignore[arg-type]
     with pytest.raises(PrivacyError, match="Key not found"):
         open_payload(rows[0] | {"key_id": "quarantine/v9"}, keys)  # type: ignore[arg-type]
@@ -71,7 +71,7 @@ def test_one_of_an_earlier_release_opens_without_a_time(tmp_path: Path) -> None:
     row: dict[str, object] = {"source": "t[0]", "topic_id": "u", "position": 3, "key_id": key.id, "nonce": b"0" * 12}
     row |= {"payload": AESGCM(key.secret).encrypt(b"0" * 12, PAYLOAD, b"u\nt[0]\n3"), "payload_bytes": len(PAYLOAD)}
     assert open_message(row, keys) == Message(PAYLOAD, None)
-    with pytest.raises(PrivacyError, match="tampered"):
+    with pytest.raises(PrivacyError, match="changed after it was written"):
         open_message(row | {"payload_bytes": len(PAYLOAD) - 8}, keys)
-    with pytest.raises(PrivacyError, match="tampered"):
+    with pytest.raises(PrivacyError, match="changed after it was written"):
         open_message(row | {"payload": b""}, keys)

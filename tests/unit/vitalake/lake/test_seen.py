@@ -25,12 +25,12 @@ def test_an_exact_repeat_of_before_the_upgrade_is_recognised(home: Path) -> None
     steps = lane.lane.steps
     lane.send([(0, payload) for payload in PAYLOADS], cut=True)
     (span,) = lane.lane.lake.spans.all_spans()
-    lane.lane._remember([span], set())
+    lane.lane._fill_lookback([span])
     assert steps.older_until < 0, "today's files are known by their mark"
     before = _as_before(lane, span)
     (seen,) = read_seen(lane.lane.lake.storage, [before], entries=10)
     assert seen.older
-    lane.lane._remember([before], set())
+    lane.lane._fill_lookback([before])
     assert steps.older_until > 0
     lane.send([(0, PAYLOADS[0])], cut=True)
     lane.send([(0, PAYLOADS[1])], cut=True)
