@@ -140,7 +140,37 @@ def load(folder: Path, certificate: str) -> Certificate:
         ) from None
 
 
+def readable(folder: Path) -> tuple[list[Certificate], list[str]]:
+    """Return the certificates that can be read, oldest first; and the names of the files that cannot."""
+    found, damaged = list[Certificate](), list[str]()
+    for path in sorted(folder.glob("erasure-*.json")):
+        try:
+            found.append(load(folder, path.stem))
+        except InputError:
+            damaged.append(path.name)
+    return sorted(found, key=lambda certificate: certificate.begun_at), damaged
+
+
+def refuse_damaged(folder: Path, damaged: list[str]) -> None:
+    """Stop if a certificate cannot be read.
+
+    Raises:
+        InputError: names the first such file.
+    """
+    if damaged:
+        raise InputError(
+            "A certificate of erasure cannot be read",
+            where=f"{folder.name}/{damaged[0]}",
+            remedy="Restore the file from a back-up; if there is none, erase its patient again and move the file away.",
+        )
+
+
 def all_of(folder: Path) -> list[Certificate]:
-    """Return every certificate, oldest first."""
-    loaded = [load(folder, path.stem) for path in folder.glob("erasure-*.json")] if folder.is_dir() else []
-    return sorted(loaded, key=lambda certificate: certificate.begun_at)
+    """Return every certificate, oldest first.
+
+    Raises:
+        InputError: one cannot be read.
+    """
+    found, damaged = readable(folder)
+    refuse_damaged(folder, damaged)
+    return found

@@ -113,7 +113,7 @@ def certificate(
     json: JsonOption = False,
 ) -> None:
     """Show what an erasure deleted, and which places it does not reach; or list all certificates."""
-    from governance.erasure.certificate import all_of, load
+    from governance.erasure.certificate import load, readable, refuse_damaged
     from vitalake.settings import load_settings
 
     settings = load_settings(resolve_home(home))
@@ -121,23 +121,26 @@ def certificate(
     if id_ is not None:
         _show(load(folder, id_), out)
         return
-    found = all_of(folder)
+    found, damaged = readable(folder)
     out.answer(
         {"certificates": [{"id": c.id, "begun_at": c.begun_at, "reason": c.reason} for c in found]},
         *(f"{done.id}  {done.begun_at}  {done.reason}" for done in found),
         f"{len(found)} certificates in {folder.name}/",
     )
+    refuse_damaged(folder, damaged)
 
 
 def reapply(home: HomeOption = None, json: JsonOption = False) -> None:
     """After a restore, erase again every patient who was erased since the back-up: in lake, care store and scores."""
-    from governance.erasure.certificate import all_of
+    from governance.erasure.certificate import readable, refuse_damaged
     from vitalake.errors import PrivacyError
 
     out = Output(json)
     with _opened(home, tell=out.tell, allow_restored_lake=True) as (eraser, settings, keys, _):
         unfinished = _finish(eraser, settings, keys).errors
-        done = eraser.reapply(all_of(settings.path(settings.certificates)))
+        folder = settings.path(settings.certificates)
+        found, damaged = readable(folder)  # one damaged file must not keep the other erasures from being applied
+        done = eraser.reapply(found)
         _record(settings, keys, "patient.erase", outcome="incomplete" if done.uncertified else "reapplied")
     in_force = done.erasures - len(done.uncertified)
     again = " again" if done.tables or any(done.elsewhere.values()) else ""
@@ -156,6 +159,7 @@ def reapply(home: HomeOption = None, json: JsonOption = False) -> None:
             remedy="Restore the certificates and run 'vitalake patient reapply' again; if they are lost, run 'vitalake "
             "patient erase' with the id of each patient.",
         )
+    refuse_damaged(folder, damaged)
 
 
 def hold(

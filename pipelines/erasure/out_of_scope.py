@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import timedelta
 
 from confluent_kafka import KafkaException
@@ -74,12 +75,12 @@ def _retention(settings: Settings, topics: list[str]) -> dict[str, int]:
     try:
         with AdminClient(client_options(settings)) as admin:
             resources = [ConfigResource(ResourceType.TOPIC, topic) for topic in topics]
-            futures = admin.describe_configs(resources, request_timeout=TIMEOUT_SECONDS)
-            for resource, future in futures.items():
-                entry = future.result(TIMEOUT_SECONDS + 1).get("retention.ms")
-                if entry is not None:
-                    retention_ms[resource.name] = int(entry.value)
-    except (KafkaException, SettingsError, TimeoutError, ValueError):
+            for resource, future in admin.describe_configs(resources, request_timeout=TIMEOUT_SECONDS).items():
+                with suppress(KafkaException, TimeoutError, ValueError):  # one topic's failure hides no other's date
+                    entry = future.result(TIMEOUT_SECONDS + 1).get("retention.ms")
+                    if entry is not None:
+                        retention_ms[resource.name] = int(entry.value)
+    except (KafkaException, SettingsError, TimeoutError):
         return retention_ms
     return retention_ms
 

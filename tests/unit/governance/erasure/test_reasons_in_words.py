@@ -176,6 +176,27 @@ def test_a_hold_until_a_day_holds_all_of_that_day(home: Path, vault: Vault, caps
     assert "until 2099-12-31" in capsys.readouterr().err
 
 
+def test_one_damaged_certificate_hides_no_other_and_keeps_no_erasure_from_being_applied(
+    home: Path, vault: Vault, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The list and 'reapply' ended at it, and did not say which file it was."""
+    vault.close()
+    for patient in ("HOSP|4711", "HOSP|55512345"):
+        assert main(["patient", "erase", patient, "--reason", "request 17", "--yes", "--home", str(home)]) == 0
+    folder = home / "certificates"
+    damaged, whole = sorted(folder.glob("erasure-*.json"))
+    damaged.write_bytes(damaged.read_bytes()[:-9])
+    capsys.readouterr()
+    assert main(["patient", "certificate", "--home", str(home)]) == 11
+    out, err = capsys.readouterr()
+    assert whole.stem in out
+    assert f"certificates/{damaged.name}" in err
+    assert main(["patient", "reapply", "--home", str(home)]) == 12
+    out, err = capsys.readouterr()
+    assert "1 erasure is in force" in out
+    assert damaged.stem in err, "as one whose certificate is missing"
+
+
 def test_the_erased_are_named_behind_the_systems_of_others(vault: Vault) -> None:
     vault.erase(vault.subject_of("HOSP|55512345"), "certificate")
     assert named_by("of patient 55512345", vault) == ("an id or a number of a patient", frozenset())
