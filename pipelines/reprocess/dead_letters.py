@@ -188,7 +188,7 @@ class _Job:
             except (SpanConflict, LettersMoved):
                 if attempt == ATTEMPTS - 1:
                     raise
-                _log.info("replay begins anew", extra={"job": self.lineage.job})
+                _log.info("replay starts again", extra={"job": self.lineage.job})
 
     @property
     def _left(self) -> int | None:

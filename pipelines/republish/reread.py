@@ -84,7 +84,7 @@ def _of_job(
         for span in wanted:
             gone = [str(part.id) for part in span.parts if lows.get(part.id, part.end) > part.first]
             if gone:
-                lost[span.span_id] = f"the broker's log does not hold the messages of {', '.join(gone)} any more"
+                lost[span.span_id] = f"the broker no longer has the messages of {', '.join(gone)}"
             else:
                 there[span.span_id] = span
         if not there:

@@ -175,7 +175,7 @@ def test_as_the_log_forgets_only_what_needs_the_forgotten_messages_is_left(
         day = old.parent.name.removeprefix("day=")
         assert (left["how"], left["spans"], left["days"]) == ("", [first.span_id], [day])
         assert left["paths"] == [f"{old.parent.name}/{old.name}"]
-        assert old.name in done["left"][0] and "does not hold" in done["left"][0]
+        assert old.name in done["left"][0] and "the broker no longer has the messages" in done["left"][0]
         assert main(["sql", "SELECT count(*) FROM observation", "--home", str(lane.home)]) == 0, "it is read as before"
     _repair(lane, capfd)
     assert _all_of(lane) == before

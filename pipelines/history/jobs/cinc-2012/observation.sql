@@ -1,4 +1,4 @@
--- What was measured, with the challenge's units in UCUM. Magnesium is called mmol/L there; its values (median 2.0) can
+-- Measurements, with the challenge's units in UCUM. Magnesium is called mmol/L there; its values (median 2.0) can
 -- only be mg/dL. A weight or height of -1 means unknown. Left out on purpose: MechVent, which has no value but 1.
 WITH codes(parameter, code, unit, factor) AS (
     VALUES ('HR', '8867-4', '/min', 1), ('RespRate', '9279-1', '/min', 1), ('SaO2', '2708-6', '%', 1),

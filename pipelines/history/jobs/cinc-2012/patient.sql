@@ -1,4 +1,4 @@
--- A patient is a stay: the challenge does not say who came twice.
+-- A patient is a stay: the challenge does not say which stays are of one patient.
 SELECT
     CAST(record_id AS varchar) AS patient_id,
     1 AS version,

@@ -1,4 +1,4 @@
--- Diagnoses of the MIMIC-IV demo's stays; they are coded at discharge, so nobody knows them before.
+-- Diagnoses of the MIMIC-IV demo's stays; they are coded at discharge, so they are not known before.
 SELECT
     d.hospitalization_id AS encounter_id,
     d.diagnosis_code_format AS code_system,

@@ -1,4 +1,4 @@
--- Where patients of the MIMIC-IV demo lay, re-based; where they have not come yet is left out.
+-- The beds of the MIMIC-IV demo's patients, moved in time; beds of a time after now are left out.
 WITH moved AS (
     SELECT
         m.*,
