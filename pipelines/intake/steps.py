@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -61,6 +62,22 @@ _MAX_UNOWNED = 10_000
 NO_LISTS: Mapping[str, frozenset[str]] = {}
 
 
+class Feed(Protocol):
+    """Takes rows for the online store: OnlineFeed, or ReprocessFeed for rows that were read before."""
+
+    def take(self, outcome: Outcome) -> None:
+        """Take a poll's identified rows."""
+        ...
+
+    def known_patients(self, patients: list[str]) -> list[str]:
+        """Return those of some patients whom the store has."""
+        ...
+
+    def close(self) -> None:
+        """Close the store."""
+        ...
+
+
 class Steps:
     """Turns decoded rows into publishable ones; used by one thread at a time."""
 
@@ -112,11 +129,12 @@ class Steps:
         self.dead_letters = DeadLetters(keys.current("quarantine"), days=stream.dead_letter_days)
         self.lookback = LookBack(entries=stream.lookback_entries, seconds=stream.lookback_seconds)
         self.vault = open_vault(settings, keys, purpose=purpose)
-        self.feed = (
+        self.online_feed = (
             OnlineFeed(settings, dataset, keys, self.vault, left_out=not_to_care, admits=care_admits)
             if stream.care
             else None
         )
+        self._feed: Feed | None = self.online_feed
         self.sealer = make_sealer(dataset, self.vault, keys, policy.lists) if dataset.restricted else None
         self.attributor = (
             make_attributor(
@@ -225,10 +243,14 @@ class Steps:
     def _seconds(self) -> float:
         return time.monotonic() if self.at_us is None else self.at_us / 1e6
 
+    def feed_through(self, feed: Feed) -> None:
+        """Hand rows to the online store through another feed, which also closes the store."""
+        self._feed = feed
+
     def close(self) -> None:
         """Close what was opened."""
-        if self.feed is not None:
-            self.feed.close()
+        if self._feed is not None:
+            self._feed.close()
         self.vault.close()
 
     def _salt(self, part: PartId) -> tuple[int, int]:
@@ -258,7 +280,7 @@ class Steps:
     def _mask(self, outcome: Outcome) -> Outcome:
         self._erased_filter.leave_out_rejected(outcome)
         if self.attributor is not None:
-            if self.feed is not None:
+            if self._feed is not None:
                 self._find_refused(outcome)
             outcome = self.attributor.attribute(outcome, self.recognise)
         rows = self._with_provenance(derive(outcome.rows, self._dataset), outcome)
@@ -271,9 +293,9 @@ class Steps:
             outcome.extra[restricted_name(self._dataset.name)] = sealed
             rows = _keep(outcome, rows, known)
         outcome.rows = rows
-        if self.feed is not None:
+        if self._feed is not None:
             self._erased_filter.leave_out_online_facts(outcome)
-            self.feed.take(outcome)
+            self._feed.take(outcome)
         masked = self.plan.apply(rows, encoded=True)
         _count(outcome, masked.kept)
         outcome.rows = masked.rows
@@ -292,7 +314,7 @@ class Steps:
             KeyRevoked: patients' keys are not available.
             ServiceUnavailable: online store or vault cannot be reached.
         """
-        if self.feed is None:
+        if self.online_feed is None:
             return
         is_result = self.attributor is not None
         if is_result and outcome.rows.num_rows:  # a message that today's rules accept was rejected when it came
@@ -313,7 +335,8 @@ class Steps:
         )
         no_rows = np.zeros(0, np.int32)
         self._erased_filter.leave_out_online_facts(outcome)
-        self.feed.take(replace(outcome, poll=placed, rows=outcome.rows.slice(0, 0), message=no_rows), rejected=True)
+        rejected = replace(outcome, poll=placed, rows=outcome.rows.slice(0, 0), message=no_rows)
+        self.online_feed.take(rejected, rejected=True)
 
     def _find_refused(self, outcome: Outcome) -> None:
         """Find what rejected messages measured and of which patients, as far as possible, for the online store."""
@@ -403,10 +426,10 @@ class Steps:
 
         Only patients in the online store or in the same poll are returned; devices only if the message names nobody.
         """
-        assert self.feed is not None
+        assert self._feed is not None
         payload, name = outcome.poll.values[message] or b"", outcome.poll.format
         named = self._naming.whose(payload, name) or Named()
-        patients = [*self.feed.known_patients(sorted(named.all - in_poll)), *sorted(named.all & in_poll)]
+        patients = [*self._feed.known_patients(sorted(named.all - in_poll)), *sorted(named.all & in_poll)]
         if not patients and not named.likely_ids:
             return [(None, device) for device in sorted(self._naming.devices_in(payload, name))]
         return [(patient, None) for patient in patients]

@@ -116,12 +116,12 @@ class Lane:
             self.lake, consumer, parts, job=self.job, shard=str(self.shard), epoch=epoch, options=self.options
         )
         self._fill_lookback(recent)
-        if self.steps.feed is not None:
+        if self.steps.online_feed is not None:
             stored_since = clock.now_us() - int(self.settings.care.hours * 3_600e6)
             stored = spans.recent(parts, dataset=self.lake.dataset.name, since_us=stored_since)
-            self.steps.feed.report_incomplete(self.name, stored)
+            self.steps.online_feed.report_incomplete(self.name, stored)
             if self.steps.attributor is not None:
-                self.steps.feed.rewind(positions)
+                self.steps.online_feed.rewind(positions)
         self.writer = self.steps.open_writer(
             job=self.job,
             shard=str(self.shard),
@@ -145,8 +145,8 @@ class Lane:
     def _committed(self, span: Span) -> None:
         """Note a span that was added to all tables; called in the committer's thread."""
         self.status.committed(span)
-        if self.steps.feed is not None:
-            self.steps.feed.settle({part.id: part.end for part in span.parts})
+        if self.steps.online_feed is not None:
+            self.steps.online_feed.settle({part.id: part.end for part in span.parts})
 
     def _fill_lookback(self, recent: list[Span]) -> None:
         """Fill the look-back from the lake; rows of other shards' partitions in the same spans do no harm."""
@@ -205,14 +205,14 @@ class Lane:
                     return
 
     def _send_heartbeat(self) -> None:
-        if self.steps.feed is not None and time.monotonic() - self._heartbeat_at >= BEAT_SECONDS:
+        if self.steps.online_feed is not None and time.monotonic() - self._heartbeat_at >= BEAT_SECONDS:
             self._heartbeat_at = time.monotonic()
-            self.steps.feed.beat(self.name)
+            self.steps.online_feed.beat(self.name)
 
     def leave(self) -> None:
         """Note in the care store that the lane ends on purpose, so that it does not count as one that crashed."""
-        if self.steps.feed is not None:
-            self.steps.feed.beat(self.name, ended=True)
+        if self.steps.online_feed is not None:
+            self.steps.online_feed.beat(self.name, ended=True)
 
     def decode(self, poll: Poll) -> DecodedPoll:
         """Return the poll with its decoded rows and undecodable messages."""

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import IO, cast
+from typing import IO
 
 import pyarrow as pa
 
@@ -18,7 +18,6 @@ from pipelines.core.open_letters import LettersMoved
 from pipelines.core.poll import Outcome
 from pipelines.core.takeover import ONE_SHARD
 from pipelines.intake.fenced import FencedSteps
-from pipelines.intake.online_feed import OnlineFeed
 from pipelines.intake.steps import Steps
 from pipelines.reconcile.changes import Stretches, changed_since
 from pipelines.reconcile.entering import JOB as ENTERING
@@ -202,7 +201,7 @@ class _Work:
         self._secret = Home(settings).keys.current("vault").secret
         self._writer: ReprocessWriter | None = None
         self._feeds: dict[int, ReprocessFeed] = {}
-        feed = self._steps.feed
+        feed = self._steps.online_feed
         if feed is not None and feed.has_undecided(part_of(KIND, DATASET)):  # an earlier attributor was killed
             self._feed_of(self._steps)
 
@@ -278,9 +277,9 @@ class _Work:
 
         Creating a feed first rewinds the store to what the lake has decided.
         """
-        if id(steps) not in self._feeds and steps.feed is not None:
-            feed = self._feeds[id(steps)] = ReprocessFeed(steps.feed, self._open_writer())
-            steps.feed = cast("OnlineFeed", feed)
+        if id(steps) not in self._feeds and steps.online_feed is not None:
+            feed = self._feeds[id(steps)] = ReprocessFeed(steps.online_feed, self._open_writer())
+            steps.feed_through(feed)
         return self._feeds.get(id(steps))
 
     def _open_writer(self) -> ReprocessWriter:

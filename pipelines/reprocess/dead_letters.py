@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field, replace
-from typing import Any, cast
+from typing import Any
 
 import pyarrow as pa
 
@@ -23,7 +23,6 @@ from pipelines.core.open_letters import (
 )
 from pipelines.core.takeover import ONE_SHARD
 from pipelines.intake.fenced import FencedSteps
-from pipelines.intake.online_feed import OnlineFeed
 from pipelines.intake.steps import Steps
 from pipelines.reprocess.online_feed import ReprocessFeed
 from pipelines.reprocess.origins import Lineage, lineages
@@ -165,7 +164,7 @@ class _Job:
 
     Attributes:
         tried: places of the messages that were tried already.
-        care: hands rows to the care store; None: the job does not feed it.
+        _feed: hands rows to the online store; None: the job does not feed it.
     """
 
     settings: Settings
@@ -178,7 +177,7 @@ class _Job:
     report: Report
     progress: Callable[[Report], None] | None
     tried: Places = field(default_factory=Places)
-    care: ReprocessFeed | None = None
+    _feed: ReprocessFeed | None = None
 
     def run(self) -> None:
         """Try every message once; start again if rules, keys or the table change meanwhile."""
@@ -209,9 +208,9 @@ class _Job:
         lake.open_all()
         with closing(FencedSteps(self.settings, self.lineage.stream, lake, purpose="replay")) as steps:
             writer = ReprocessWriter(lake, kind=self.kind, steps=steps)
-            if steps.feed is not None:
-                self.care = ReprocessFeed(steps.feed, writer)
-                steps.feed = cast("OnlineFeed", self.care)
+            if steps.online_feed is not None:
+                self._feed = ReprocessFeed(steps.online_feed, writer)
+                steps.feed_through(self._feed)
             redecoder = self._redecoder(steps)
             for letters in self._batches(lake):
                 attempts = list(redecoder.attempts(letters, table=self.table))
@@ -230,8 +229,8 @@ class _Job:
             decoder=redecoder.decoder,
             resolutions=pa.concat_tables(resolutions),
         )
-        if self.care is not None:
-            self.care.decided()
+        if self._feed is not None:
+            self._feed.decided()
         self.report.spans += 1
 
     def _count(self, letters: pa.Table, attempts: list[Attempt], redecoder: Redecoder) -> None:

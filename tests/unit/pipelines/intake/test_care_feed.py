@@ -1459,8 +1459,8 @@ def test_the_bed_of_tomorrow_does_not_hide_that_of_today(home: Path) -> None:
 def test_the_lane_of_each_dataset_that_the_ward_shows_says_that_it_lives(home: Path, dataset: str) -> None:
     """A killed lane of admissions was not reported."""
     steps = Steps(load_settings(home), StreamSettings(), load_dataset(dataset))
-    assert steps.feed is not None
-    steps.feed.beat("job/0of1")
+    assert steps.online_feed is not None
+    steps.online_feed.beat("job/0of1")
     steps.close()
     assert [*_store(home).lanes()] == ["job/0of1"]
 
