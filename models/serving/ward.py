@@ -96,7 +96,7 @@ class Chart:
         age_years: completed years, at admission if there is a stay; None: not known.
         pregnant: a diagnosis of the stay or of the patient says so.
         measured_since: the stay has ended, and there are later vital signs, or refused ones, that are not stale.
-        died: when the patient died, as recorded, see pipelines.online_store.facts.Person; empty: not recorded.
+        died: the recorded time of death, or "yes" without one; see pipelines.online_store.facts.Person; empty: none.
     """
 
     patient: str

@@ -57,7 +57,7 @@ def test_everything_identified_stops_within_a_second_and_comes_back_by_itself(wa
         assert "Zzname" not in shown.text
         until(lambda: patient not in client.get("/board", headers=page).text)
         with client.stream("GET", "/board/events", headers=clinician) as events:
-            assert "Nothing of any patient is shown" in next(line for line in events.iter_lines() if "locked" in line)
+            assert "No patient data are shown" in next(line for line in events.iter_lines() if "locked" in line)
         with pytest.raises(KeyRevoked):
             ward.measure(patient, STABLE)
         with pytest.raises(KeyRevoked):

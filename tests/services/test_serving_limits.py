@@ -108,7 +108,7 @@ def test_a_body_that_never_ends_is_answered_and_ended(served: Served) -> None:
         connection.sendall(_head(served.address, "POST", "/sign-in", kind, "content-length: 16") + b"user=")
         answer = _end(connection)
     assert b"408" in answer.split(b"\r\n")[0]
-    assert b"has to come within" in answer
+    assert b"must arrive within" in answer
     with _connect(served.address) as connection:
         connection.sendall(
             _head(served.address, "POST", "/sign-in", kind, "transfer-encoding: chunked") + b"5\r\nuser="
