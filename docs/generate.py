@@ -267,7 +267,7 @@ def _vocabulary() -> str:
         + "\n## Near codes\n\nRows keep the code that was sent. Scores and features that read the general code read "
         "these, too.\n\n"
         + table(["LOINC", "name", "counts as"], near)
-        + "\n## Answers\n\nSome values are codes on a scale. The care store keeps their place on it as a number; the "
+        + "\n## Answers\n\nSome values are codes on a scale. The online store keeps their place on it as a number; the "
         "best answer is 0.\n\n"
         + table(["LOINC", "place", "value_code"], answers)
         + "\n## Code systems of coded values\n\nA code of another system, or with another form, counts as free text."

@@ -142,7 +142,7 @@ class StreamSettings(_Frozen):
         "arrived, or a system sent it (MSH-7); false publishes the end of that day. Set it only for senders that never "
         "send in the order of patients or identifiers, such as monitors, which send each value as they measure it.",
     )
-    care: bool = Field(True, description="Whether its rows also go to the care store, from which scores are computed.")
+    care: bool = Field(True, description="Whether rows also go to the online store, from which scores are computed.")
     dead_letter_days: int = Field(30, ge=1, description="Dead letters expire after this many days.")
 
 

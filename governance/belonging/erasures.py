@@ -425,7 +425,7 @@ def _restored_home_error(lacking: Set[str]) -> PrivacyError:
     return PrivacyError(
         f"This home was restored from a back-up: it lacks {len(lacking)} erasures that the lake has",
         where=", ".join(sorted(lacking)),
-        remedy="Vault, care store and scores may hold erased patients again. Run 'vitalake patient reapply' to erase "
+        remedy="Vault, online store and scores may hold erased patients again. Run 'vitalake patient reapply' to erase "
         "them again; the next program that opens the vault does the same.",
     )
 

@@ -11,7 +11,7 @@ class StoreSealer:
     """AES-256-GCM under the lease of the vault's keys; used by the vault's thread.
 
     Values that an earlier release sealed with a key of the key file are opened too, under the same lease. They expire:
-    a care store keeps two days, a book of scores a month.
+    a online store keeps two days, a book of scores a month.
     """
 
     def __init__(self, vault: Vault, name: str, former: Key, *, owned: bool = False) -> None:

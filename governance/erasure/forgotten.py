@@ -16,7 +16,7 @@ from vitalake.settings import Settings
 
 
 class Store(Protocol):
-    """A store beside the lake: the care store, or the book of scores.
+    """A store beside the lake: the online store, or the book of scores.
 
     Attributes:
         erasures: how many entries of the erasure log were applied to it.

@@ -164,10 +164,22 @@ class Catalogue:
                 marks.save()
             yield relations
 
-    def _relation(self, name: str, storage: Storage, folder: Path, subject: bytes | None) -> Relation:
+    def definition(self, name: str) -> Relation:
+        """Return the relation of a published dataset without its files: no file is looked at.
+
+        Raises:
+            InputError: there is no such published dataset, or its table has other columns.
+            PrivacyError: the rules do not publish the columns that distinguish versions.
+        """
+        form = self._plan(name).dataset
+        storage = open_storage(self._settings.lake_uri, self._settings.storage_options)
+        check_readable(storage)
+        table = Table(form, storage, zone="published") if storage.holds_table(f"published/{form.name}") else None
+        key = tuple(column for column in form.key if column != VERSION)
+        return Relation(name, self._readable_columns(name, table), key=key, paths=())
+
+    def _readable_columns(self, name: str, table: Table | None) -> dict[str, str]:
         columns, form = self.columns(name), self._form(name)
-        zone, only = ("restricted", subject) if name in self._restricted else ("published", None)
-        table = Table(form, storage, zone=zone) if storage.holds_table(f"{zone}/{form.name}") else None
         if table is not None:
             # A column whose data class has changed is hidden until its rows are published again.
             columns = {column: kind for column, kind in columns.items() if column not in table.state.republish}
@@ -178,6 +190,13 @@ class Catalogue:
                 where=f"{name}: {', '.join(sorted(needed))}",
                 remedy="Publish these columns; they may be masked.",
             )
+        return columns
+
+    def _relation(self, name: str, storage: Storage, folder: Path, subject: bytes | None) -> Relation:
+        form = self._form(name)
+        zone, only = ("restricted", subject) if name in self._restricted else ("published", None)
+        table = Table(form, storage, zone=zone) if storage.holds_table(f"{zone}/{form.name}") else None
+        columns = self._readable_columns(name, table)
         paths, others = ((), ()) if table is None else _files(table, folder, only, self._marks)
         return Relation(
             name,

@@ -156,6 +156,25 @@ def _latest(relation: Relation, rows: str) -> str:
     )
 
 
+def portable_sql(relation: Relation) -> str:
+    """Return a SELECT of the current rows for other engines, over ``<name>_versions``; see ``_latest`` for the rules.
+
+    It gives the same rows as the view, by window functions only, which every engine has. It sorts all rows.
+    """
+    rows, columns = quoted(versions_name(relation.name)), ", ".join(map(quoted, relation.columns))
+    if ATTRIBUTION in relation.columns:
+        numbered = f"SELECT {columns}, {_number_in_message(relation)} AS in_message FROM {rows}"  # noqa: S608
+        odd = f"{quoted(ATTRIBUTION)} % 2 = 1"
+        valid = f"{quoted(ATTRIBUTION)} IS NULL OR ({odd} AND in_message = 1)"
+        rows = f"(SELECT {columns} FROM ({numbered}) AS numbered WHERE {valid})"  # noqa: S608
+    keys = ", ".join(map(quoted, relation.key))
+    number = f"row_number() OVER (PARTITION BY {keys} ORDER BY {_order(relation)})"
+    return (
+        f"SELECT {columns} FROM (SELECT {columns}, {number} AS in_record FROM {rows} AS valid) AS ranked "  # noqa: S608
+        f"WHERE in_record = 1 AND {_is_shown(relation)}"
+    )
+
+
 def _is_shown(relation: Relation) -> str:
     """Return the condition under which the row that counts is shown."""
     conditions = ["true"]
@@ -174,13 +193,18 @@ def _latest_attribution(relation: Relation) -> str:
     It keeps no row if by that knowledge the value is without a patient: had this been known from the start, the message
     would be held, and would have no row at all.
     """
-    columns = relation.columns
-    if ATTRIBUTION not in columns:
+    if ATTRIBUTION not in relation.columns:
         return ""
+    last = f"{_number_in_message(relation)} = 1"
+    return f" QUALIFY {quoted(ATTRIBUTION)} IS NULL OR ({quoted(ATTRIBUTION)} % 2 = 1 AND {last})"
+
+
+def _number_in_message(relation: Relation) -> str:
+    """Return the window function that numbers the rows of a message; 1 is the row of the latest knowledge."""
+    columns = relation.columns
     message = ", ".join(map(quoted, (*relation.key, VERSION, *(name for name in MESSAGE if name in columns))))
     order = _in_order([f"{_available(columns)} DESC", f"{quoted(ATTRIBUTION)} DESC", *_tie_breakers(relation)])
-    last = f"row_number() OVER (PARTITION BY {message} ORDER BY {order}) = 1"
-    return f" QUALIFY {quoted(ATTRIBUTION)} IS NULL OR ({quoted(ATTRIBUTION)} % 2 = 1 AND {last})"
+    return f"row_number() OVER (PARTITION BY {message} ORDER BY {order})"
 
 
 def _order(relation: Relation) -> str:

@@ -1,4 +1,4 @@
-"""Keys of the stores beside the lake, such as the care store: wrapped by the vault's key, and used under its lease."""
+"""Keys of the stores beside the lake, such as the online store: wrapped by the vault's key, used under its lease."""
 
 from __future__ import annotations
 

@@ -358,7 +358,7 @@ def _databases(settings: Settings) -> str:
 
     if found := damaged_databases(settings):
         raise found[0]
-    return "vault, care store and book of scores are not damaged, as far as they are files"
+    return "vault, online store and book of scores are not damaged, as far as they are files"
 
 
 def _belonging(settings: Settings) -> str:

@@ -34,7 +34,7 @@ def load(
     ] = None,
     held_out: Annotated[
         bool,
-        typer.Option("--held-out", help="Write only patients that no model is trained on to the care store."),
+        typer.Option("--held-out", help="Write only patients that no model is trained on to the online store."),
     ] = False,
     json: JsonOption = False,
 ) -> None:

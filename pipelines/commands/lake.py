@@ -27,6 +27,7 @@ def register(app: typer.Typer) -> None:
     group = typer.Typer(help="Show, verify, compact, rewrite and repair the lake's tables; it never shows a row.")
     group.command("tables")(tables)
     group.command("show")(show)
+    group.command("view")(view)
     group.command("verify")(verify)
     group.command("compact")(compact)
     group.command("schema")(schema)
@@ -68,6 +69,35 @@ def show(
     chosen = _choose(_open(home), table)
     document = _facts(chosen) | {"columns": _columns(chosen), "days": _days(chosen)}
     Output(json).answer(document, lambda: _print_table(document))
+
+
+def view(
+    dataset: Annotated[str, typer.Argument(help="A published dataset.")],
+    engine: Annotated[str, typer.Option(help="Whose SQL to print: duckdb or spark.")] = "duckdb",
+    home: HomeOption = None,
+) -> None:
+    """Print a view of a dataset's current rows for other engines, which see every version of every row."""
+    import sqlglot
+
+    from governance.query.catalogue import Catalogue
+    from governance.query.relations import portable_sql, versions_name
+    from vitalake.home import Home
+    from vitalake.settings import load_settings
+
+    if engine not in _TABLES:
+        raise typer.BadParameter(f"use one of: {', '.join(_TABLES)}", param_hint="--engine")
+    settings = load_settings(resolve_home(home))
+    relation = Catalogue(settings, Home(settings).keys).definition(dataset)
+    (sql,) = sqlglot.transpile(portable_sql(relation), read="duckdb", write=engine, pretty=True)
+    versions, folder = versions_name(dataset), f"{settings.lake_uri}/published/{dataset}"
+    typer.echo(f"-- The current rows of {dataset}. First create {versions} over the Delta table, such as:")
+    source = _TABLES[engine].format(folder)
+    typer.echo(f"-- CREATE VIEW {versions} AS SELECT * FROM {source};")  # noqa: S608 - a comment for people
+    typer.echo(f"CREATE VIEW {dataset} AS\n{sql};")
+
+
+_TABLES = {"duckdb": "delta_scan('{}')", "spark": "delta.`{}`"}
+"""How each engine's SQL names a Delta table by its folder."""
 
 
 def verify(home: HomeOption = None, json: JsonOption = False) -> None:

@@ -131,7 +131,7 @@ def certificate(
 
 
 def reapply(home: HomeOption = None, json: JsonOption = False) -> None:
-    """After a restore, erase again every patient who was erased since the back-up: in lake, care store and scores."""
+    """After a restore, erase again every patient who was erased since the back-up: in lake, online store and scores."""
     from governance.erasure.certificate import readable, refuse_damaged
     from vitalake.errors import PrivacyError
 

@@ -125,7 +125,7 @@ def rebuild(
     ] = False,
     json: JsonOption = False,
 ) -> None:
-    """Rebuild the published zone or the care store from the restricted zone, also if it was lost."""
+    """Rebuild the published zone or the online store from the restricted zone, also if it was lost."""
     from governance.belonging import admit
     from pipelines.republish.online_store import rebuild_online_store
     from pipelines.republish.repair import open_published
@@ -152,7 +152,7 @@ def rebuild(
         return
     meter = Meter(out.tell)
     rows = rebuild_online_store(settings, counted=meter)
-    out.answer({"care_rows": rows} | meter.summary(), f"care: {rows:,} rows offered to the care store")
+    out.answer({"care_rows": rows} | meter.summary(), f"care: {rows:,} rows offered to the online store")
 
 
 # -- the single rewrites -----------------------------------------------------------------------------------------

@@ -81,7 +81,7 @@ class Outcome:
         recognised: whether duplicates were removed already.
         refused: what the rejected messages were about, as far as it is known.
         late: what earlier rejected messages were about whose patient is known only now.
-        told: rows of rejected messages that the care store can use; see Decoded.
+        told: rows of rejected messages that the online store can use; see Decoded.
         people: what messages of results also say about patients; see Decoded.
         unfit: column → index of the message of every published row whose text there may not be published.
         mapped, unmapped: codes of local systems, and what each was taken as, → index of the message of every row; see

@@ -336,7 +336,7 @@ class Eraser:
             yield
 
     def reapply(self, certificates: Sequence[Certificate]) -> Reapplied:
-        """Erase again every patient erased before: a restored lake, care store or book of scores may hold them again.
+        """Erase again every patient erased before: a restored lake, online store or book of scores may hold them again.
 
         The vault's tombstones and the certificates say who was erased. Pseudonyms are found by the certificates and by
         the marks beside the copies of the erasure log.

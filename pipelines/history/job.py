@@ -50,7 +50,7 @@ class Job:
         queries: dataset → SELECT, in the order in which they are loaded.
         max_rejected: the greatest share of rejected rows with which a dataset is still published.
         silence_seconds: longest wait for the next answer of a warehouse that is a server.
-        not_to_care: LOINC codes that do not go to the care store, because devices send them.
+        not_to_care: LOINC codes that do not go to the online store, because devices send them.
     """
 
     source: str

@@ -77,7 +77,7 @@ def load_history(
         warehouse: its address, instead of the job's.
         data: folder of the source's files, if the embedded warehouse is made of them.
         gate: judges a dataset before it is published; default: the suite made from its declaration.
-        care_admits: whether a patient, by pseudonym, goes to the care store too; None: every patient does.
+        care_admits: whether a patient, by pseudonym, goes to the online store too; None: every patient does.
         progress: called with the number of messages loaded so far.
 
     Raises:

@@ -33,7 +33,7 @@ from vitalake.settings import Settings
 _log = logging.getLogger(__name__)
 
 BEAT_SECONDS = 5.0
-"""Time between two heartbeats in the care store, which tell a quiet ward from one whose stream has stopped."""
+"""Time between two heartbeats in the online store, which tell a quiet ward from one whose stream has stopped."""
 
 KEY_SECONDS = 0.5
 """Wait between tries while patients' keys are not available."""
@@ -210,7 +210,7 @@ class Lane:
             self.steps.online_feed.beat(self.name)
 
     def leave(self) -> None:
-        """Note in the care store that the lane ends on purpose, so that it does not count as one that crashed."""
+        """Note in the online store that the lane ends on purpose, so that it does not count as one that crashed."""
         if self.steps.online_feed is not None:
             self.steps.online_feed.beat(self.name, ended=True)
 

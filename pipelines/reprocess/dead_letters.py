@@ -129,7 +129,7 @@ def replay(
         Overtaken: another replay has begun; what was decided stays.
         PrivacyError: keys or rules are not valid, or the lake is another home's; nothing was decrypted or written.
         KeyRevoked: messages may not be decrypted.
-        ServiceUnavailable: lake, care store or vault cannot be reached.
+        ServiceUnavailable: lake, online store or vault cannot be reached.
     """
     admit(settings, identified=True)
     report, choice = Report(dry_run=dry_run), choice or Choice()

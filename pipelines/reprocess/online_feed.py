@@ -1,4 +1,4 @@
-"""Hands recovered rows to the care store, which has already taken the positions at which they were read first."""
+"""Hands recovered rows to the online store, which has already taken the positions at which they were read first."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pipelines.reprocess.writing import ReprocessWriter
 
 
 class ReprocessFeed:
-    """Hands rows to the care store under the positions of the reprocessing writer.
+    """Hands rows to the online store under the positions of the reprocessing writer.
 
     Rows that a killed writer has handed over and not decided do not count as taken, because the next writer forms other
     batches. Those of them that were attributed by a device are deleted, because the device can belong to another
@@ -23,7 +23,7 @@ class ReprocessFeed:
         """Take back what the writer before has handed over and not decided.
 
         Raises:
-            ServiceUnavailable: the care store cannot be written.
+            ServiceUnavailable: the online store cannot be written.
         """
         self._feed, self._writer, self._count = feed, writer, 0
         feed.rewind({writer.part: writer.position}, others=True)
@@ -32,7 +32,7 @@ class ReprocessFeed:
         """Take a poll's identified rows.
 
         Raises:
-            ServiceUnavailable: care store or vault cannot be written.
+            ServiceUnavailable: online store or vault cannot be written.
         """
         if not outcome.rows.num_rows:
             return

@@ -76,9 +76,9 @@ def lineages(settings: Settings, sources: Mapping[Source, str]) -> tuple[list[Li
 
 
 def _history(dataset: str, sources: set[Source]) -> Lineage:
-    """Return how to read rows of a warehouse: as load_history does, but without observations for the care store.
+    """Return how to read rows of a warehouse: as load_history does, but without observations for the online store.
 
-    Which codes the history job keeps out of the care store is not known here, so none of its observations go there.
+    Which codes the history job keeps out of the online store is not known here, so none of its observations go there.
     """
     care = not load_dataset(dataset).measures
     stream = StreamSettings(dataset=dataset, max_future_seconds=0, unset_clock_days=(), care=care)

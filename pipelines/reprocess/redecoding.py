@@ -139,7 +139,7 @@ class Redecoder:
             settings: of the home.
             lineage: the job that reads the messages' topics.
             steps: of that job's dataset; their feed takes rows under positions of its own: see ReprocessFeed.
-            job: the writer's name in the care store.
+            job: the writer's name in the online store.
 
         Raises:
             PrivacyError: the key file is not valid.
@@ -160,13 +160,13 @@ class Redecoder:
         Args:
             letters: envelopes, in memory.
             table: their quarantine table.
-            mask: whether to make publishable rows and hand them to care store and vault; otherwise rows are only
+            mask: whether to make publishable rows and hand them to online store and vault; otherwise rows are only
                 judged, and duplicates are still among them.
 
         Raises:
             PrivacyError: keys or rules are not valid.
             KeyRevoked: messages may not be decrypted any more.
-            ServiceUnavailable: care store or vault cannot be written.
+            ServiceUnavailable: online store or vault cannot be written.
         """
         # Envelopes are encrypted with a key of the key file. Somebody who revokes the vault's key means them too.
         self.steps.vault.hold_keys()

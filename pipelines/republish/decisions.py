@@ -1,4 +1,4 @@
-"""Restores clinicians' decisions, from the audit, in a care store that was filled again."""
+"""Restores clinicians' decisions, from the audit, in a online store that was filled again."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _FIRST = "v1"
 
 
 class Ends:
-    """When stays ended or can have ended, by the last versions of all rows; the care store lacks stays of long ago."""
+    """When stays ended or can have ended, by the last versions of all rows; the online store has no old stays."""
 
     def __init__(self) -> None:
         self._last: dict[tuple[str, object], tuple[int, int | None, bool]] = {}

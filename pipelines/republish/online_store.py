@@ -1,4 +1,4 @@
-"""Fills the care store again from the restricted zone, when it was lost or pseudonyms have changed."""
+"""Fills the online store again from the restricted zone, when it was lost or pseudonyms have changed."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ from vitalake.lake.tables.table import StagedFile
 from vitalake.settings import Settings
 
 ORDER = ("device_association", "encounter", "ward_movement", "condition", "patient", "observation")
-"""The datasets that the care store takes, in order. It takes no personal data of a patient without a stay.
+"""The datasets that the online store takes, in order. It takes no personal data of a patient without a stay.
 
 Beds come before the stays: a stay that ended long ago is not stored, but it ends the beds that are stored.
 """
 
 WITH_REJECTED = ("device_association", "condition", "observation")
-"""The datasets of which the care store also takes what rejected messages were about."""
+"""The datasets of which the online store also takes what rejected messages were about."""
 
 WRITER = "rebuild"
 BATCH_ROWS = 50_000
@@ -50,7 +50,7 @@ ATTEMPTS = 5
 
 
 def rebuild_online_store(settings: Settings, *, counted: Counted | None = None) -> int:
-    """Fill the care store with the restricted rows of the hours that it keeps; return how many rows were offered.
+    """Fill the online store with the restricted rows of the hours that it keeps; return how many rows were offered.
 
     Rows in the store stay, because lanes can be ahead of the lake. Of a value that comes twice the latest version
     counts, as always. Rejected messages of these hours are taken from the dead letters, because they end what was known
@@ -63,7 +63,7 @@ def rebuild_online_store(settings: Settings, *, counted: Counted | None = None) 
 
     Raises:
         KeyRevoked: patients' keys are not available.
-        ServiceUnavailable: lake, vault or care store cannot be reached; call it again.
+        ServiceUnavailable: lake, vault or online store cannot be reached; call it again.
     """
     for _ in range(ATTEMPTS):
         with suppress(FileNotFoundError):
@@ -133,7 +133,7 @@ def _batches(lake: Lake, since_us: int) -> Iterator[pa.Table]:
 
 
 def _tell_rejected(settings: Settings, dataset: str) -> None:
-    """Hand the care store what open rejected messages of its hours were about.
+    """Hand the online store what open rejected messages of its hours were about.
 
     Args:
         settings: of the home.

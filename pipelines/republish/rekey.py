@@ -35,7 +35,7 @@ class Rekeyed:
     Attributes:
         version: the version of the key under which everything is published now.
         patients: how many patients have a new pseudonym in the vault.
-        care_rows: how many rows were offered to the care store.
+        care_rows: how many rows were offered to the online store.
         datasets: the datasets that were published again, without those that a killed run had done before.
     """
 

@@ -179,7 +179,7 @@ def throughput(bench: Bench, messages: int, rounds: int) -> None:
     bench.say("lane, 1 % bad", f"{some:,.0f}/s{spread['spoilt']}", f"{some / lane:.0%} of clean (goal 85 %)")
     cared = bench.lane(topic, care=True)
     bench.say(
-        "lane, with the care store", f"{cared.rate:,.0f}/s", f"{cared.rate / lane:.0%} of without; 1,000 patients"
+        "lane, with the online store", f"{cared.rate:,.0f}/s", f"{cared.rate / lane:.0%} of without; 1,000 patients"
     )
     count = messages // 4
     worst = bench.lane(bench.topic(count, bad=1.0))

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from governance.query.relations import Relation, as_known_at_name, views
+from governance.query.relations import Relation, as_known_at_name, portable_sql, views
 from pipelines.attribution.histories import FORGOTTEN, NOBODY, SEVERAL, Histories
 from pipelines.attribution.ownership_rows import OwnershipRow, ownership_rows, seen_from
 from pipelines.attribution.timeline import OPEN_END, Fact, Owner, Step, distinct, resolve, steps_at
@@ -277,3 +277,5 @@ def test_the_sql_of_the_views_says_it_too(
                 expected = [(owner.patient, owner.encounter, value_of)]
             assert database.execute(query).fetchall() == expected, moment
         assert database.execute("SELECT patient_id, encounter_id, value FROM observation").fetchall() == expected
+        for_others = f"SELECT patient_id, encounter_id, value FROM ({portable_sql(relation)})"  # noqa: S608
+        assert database.execute(for_others).fetchall() == expected

@@ -1,4 +1,4 @@
-"""The care store's current values are those of a plain definition, whatever was stored first."""
+"""The online store's current values are those of a plain definition, whatever was stored first."""
 
 from __future__ import annotations
 

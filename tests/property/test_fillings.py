@@ -1,4 +1,4 @@
-"""A filling of the care store from the lake changes nothing on the ward, whatever has come and been rejected before."""
+"""Filling the online store from the lake changes nothing on the ward, whatever came and was rejected before."""
 
 from __future__ import annotations
 

@@ -10,12 +10,13 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import sqlglot
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from governance.query.engine import connect
 from governance.query.errors import QueryRefused
-from governance.query.relations import Relation, text, views
+from governance.query.relations import Relation, portable_sql, text, views
 from governance.query.sql import check
 
 COLUMNS = {"id": "VARCHAR", "version": "BIGINT", "available_at": "TIMESTAMPTZ", "source": "VARCHAR",
@@ -71,6 +72,10 @@ def test_the_current_view_is_the_naive_one_in_any_order_and_any_files(
     connection = connect([Relation("things", COLUMNS, ("id",), paths)], memory_mb=256)
     found = connection.sql("SELECT source_position FROM things").fetchall()
     assert sorted(position for (position,) in found) == sorted(row["source_position"] for row in _naive(rows))
+    for engine in ("duckdb", "spark"):  # Spark's dialect as sqlglot reads it back
+        (printed,) = sqlglot.transpile(portable_sql(Relation("things", COLUMNS, ("id",), ())), "duckdb", engine)
+        (again,) = sqlglot.transpile(printed, engine, "duckdb")
+        assert sorted(connection.sql(f"SELECT source_position FROM ({again})").fetchall()) == sorted(found)  # noqa: S608
     assert connection.sql("SELECT count(*) FROM things_versions").fetchall() == [(len(rows),)]
 
 

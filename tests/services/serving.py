@@ -1,4 +1,4 @@
-"""A ward to serve: a home whose care store, vault and registry hold made-up patients, and a server in a thread."""
+"""A ward to serve: a home whose online store, vault and registry hold made-up patients, and a server in a thread."""
 
 from __future__ import annotations
 

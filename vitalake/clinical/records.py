@@ -1,4 +1,4 @@
-"""The records that the care store returns: a patient's values as arrays, and the patient's stay."""
+"""The records that the online store returns: a patient's values as arrays, and the patient's stay."""
 
 from __future__ import annotations
 

@@ -20,4 +20,4 @@ WITHDRAWN = ("entered-in-error", "cancelled")
 """Statuses of a value that was withdrawn: it is not current, but ``<dataset>_versions`` still shows it."""
 
 WITHOUT_RESULT = ("registered",)
-"""Statuses of what is not measured yet: neither training nor the care store uses it."""
+"""Statuses of what is not measured yet: neither training nor the online store uses it."""

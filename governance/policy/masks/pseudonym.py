@@ -38,7 +38,7 @@ class Pseudonyms:
         self._key = keys.current("pseudonym")
         self._keys, self._name, self._domain = keys, domain, framed(domain)
         self._id, self._mark = self._begun(self._key, b"id"), self._begun(self._key, b"check")
-        # Masks, sealers and the care store need the same tokens: a shared cache makes each once in a process.
+        # Masks, sealers and the online store need the same tokens: a shared cache makes each once in a process.
         versions = b",".join(key.version.encode() for key in keys.versions("pseudonym"))
         self._cache = _tokens(self._key.id, _digest(self._begun(self._key, b"cache"), versions))
 

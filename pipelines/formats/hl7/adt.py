@@ -300,7 +300,7 @@ class AdtDecoder:
         """Yield the cancellation of a discharge; if its time is missing, the patient is in the bed from now on.
 
         In that case a discharge at the same time is cancelled as well: it would end the association that begins there.
-        The care store learns that the stay of that number goes on, in whatever bed: its discharge can have another
+        The online store learns that the stay of that number goes on, in whatever bed: its discharge can have another
         time.
         """
         _require_place(visit, 3)

@@ -37,7 +37,7 @@ BORN_IN, SEX_TOLD, PLACE_TOLD, OVER_TOLD, DIED_TOLD, ID_TOLD, CLASS_TOLD = EXTRA
     "id_told",
     "class_told",
 )
-"""Extra columns that are not the dataset's; they go only to the care store and the vault.
+"""Extra columns that are not the dataset's; they go only to the online store and the vault.
 
 - born_in: year, or year and month, of birth if the sender knows no day (the lake's column is a date, and no day is made
   up); of an admission, the date of birth in its message.
@@ -134,7 +134,7 @@ class Records:
         return self._timely(rows, message, rejects, broker_ms, now_us)
 
     def online_rows(self, rows: Sequence[tuple[int, Mapping[str, Any]]]) -> list[tuple[int, Mapping[str, Any]]]:
-        """Return rows that go to the care store only; associations get the hashed names that the lake would give."""
+        """Return rows that go to the online store only; associations get the hashed names that the lake would give."""
         hashed = str(self._dataset.hashed)
         return [(i, {**row, hashed: self._named(row["identity"])} if "identity" in row else row) for i, row in rows]
 

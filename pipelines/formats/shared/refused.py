@@ -24,7 +24,7 @@ class RefusedRows:
     """Rows of rejected messages, without what they measured.
 
     Attributes:
-        rows: the columns of ``observation`` that the care store needs, identified; the value is NO_VALUE, TOO_LOW or
+        rows: the columns of ``observation`` that the online store needs, identified; the value is NO_VALUE, TOO_LOW or
             TOO_HIGH of ``pipelines.online_store.values``.
         message: int per row, the index of its message. Rows that are reported late have a serial number instead; it is
             negative if the message was not rejected but reports a missing value.

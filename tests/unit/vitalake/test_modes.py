@@ -34,7 +34,7 @@ def wide(folder: Path) -> dict[str, str]:
 
 
 def test_nothing_of_a_home_can_be_read_by_another_account(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Tables, logs, sidecars, vault and care store with their write-ahead logs, audit, erasure log, keys, rules."""
+    """Tables, logs, sidecars, vault and online store with their write-ahead logs, audit, erasure log, keys, rules."""
     home = tmp_path / "home"
     init_home(home, copy_samples)
     ward = Ward(home)
