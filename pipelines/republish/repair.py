@@ -232,8 +232,8 @@ def _what_to_do(table: Table, entry: Mended) -> str:
     if gone and table.name.startswith("restricted/") and cut_at(table.storage) > _a_week_ago():
         return (
             "its log has lost entries. If an erasure or another rewrite was among them, 'vitalake lake repair "
-            "--leave-out' keeps the rows that the rewrite had kept, and takes out those that it had deleted. If none "
-            "was, restore these files from a back-up"
+            "--leave-out' keeps the rows that the rewrite had kept, and takes out those that it had deleted: "
+            "a patient's erased rows are no loss. If none was, restore these files from a back-up"
         )
     return "restore these files from a back-up, or take them out and lose them: vitalake lake repair --leave-out"
 

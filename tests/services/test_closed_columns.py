@@ -237,7 +237,7 @@ def test_what_is_no_identifier_is_refused_by_name(home: Path, expression: str) -
     query = ENCOUNTERS.replace("CAST(4412 + i AS DECIMAL(18, 3))", expression)
     (home / "bad.sql").write_text(query)
     (home / "bad.yaml").write_text("source: bad\nwarehouse: 'duckdb::memory:'\ndatasets: {encounter: bad.sql}\n")
-    with pytest.raises(InputError, match="no string") as caught:
+    with pytest.raises(InputError, match="not of type string") as caught:
         load_history(load_settings(home), str(home / "bad.yaml"))
     assert caught.value.where == "patient_id"
 

@@ -241,7 +241,7 @@ def test_torn_erasure_costs_nobody_else_a_row(
     others, shown = Counter(map(repr, table.scan().to_pylist())), published(settings)
     _torn(next(path for path in entries(settings, "restricted/observation") if b'"remove"' in path.read_bytes()))
     left = run(home, capfd, "lake", "repair", code=13)["left"]
-    assert "erased ones are not lost" in left[0], "and nobody is sent for a back-up that brings them back"
+    assert "erased rows are no loss" in left[0], "and nobody is sent for a back-up that brings them back"
     later = clock.now() + timedelta(days=1)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(clock, "now", lambda: later)
@@ -269,7 +269,7 @@ def test_a_damaged_file_is_to_come_from_a_back_up_whatever_its_log_has_lost(
     flip(Path(table.storage.root, next(iter(table.snapshot().files))))
     left = run(home, capfd, "lake", "repair", code=13)["left"]
     assert "back-up" in left[0]
-    assert "not lost" not in left[0]
+    assert "no loss" not in left[0]
 
 
 def test_rows_that_a_log_has_lost_with_an_erasure_after_them_are_missed_until_they_are_back(
@@ -661,7 +661,7 @@ def test_a_row_of_the_spans_that_was_left_out_is_taken_in_again_once_a_back_up_h
     whole = chosen.read_bytes()
     flip(chosen)
     (left,) = run(home, capfd, "lake", "repair", code=13)["left"]
-    assert "back-up" in left and "after --leave-out, too" in left and chosen.name in left
+    assert "back-up" in left and "works after --leave-out" in left and chosen.name in left
     for options in (["--leave-out"], []):
         told = run(home, capfd, "lake", "repair", *options, code=13)["left"]
         assert "spans: some decided spans are missing" in told[-1]

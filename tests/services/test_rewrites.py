@@ -297,7 +297,7 @@ def test_who_is_forgotten_in_the_middle_does_not_come_back(settings: Settings) -
 
 def test_a_restricted_zone_that_was_lost_stops_it(home: Path, settings: Settings) -> None:
     shutil.rmtree(home / "lake" / "restricted")
-    with pytest.raises(InputError, match="Nothing of the dataset is kept"):
+    with pytest.raises(InputError, match="Dataset has no identified rows"):
         republish(settings, "observation")
     opened(settings).restricted.refresh()
     with pytest.raises(LakeError, match="A file of the lake is gone"):
