@@ -34,10 +34,9 @@ check: setup  ## lint, types, import layers, lock and reference are fresh, the s
 	done; \
 	if [ -n "$$failed" ]; then echo "failed:$$failed"; exit 1; fi
 
-# One process more than there are processors, up to five: half of a run is waiting for brokers, servers and processes that
-# the tests start. A file's tests share what it sets up.
+# One process a processor, up to four: most tests start processes of their own. A file's tests share what it sets up.
 # A run that loses a process ends at once: with another one in its place it may wait for ever (pytest-xdist #1378).
-PROCESSES := -n $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1) --maxprocesses 5 --max-worker-restart 0 --dist loadfile
+PROCESSES := -n logical --maxprocesses 4 --max-worker-restart 0 --dist loadfile
 
 test: setup  ## run all tests this machine can run; says which services it did not find
 	$(BIN)/python -m pytest -q $(PROCESSES) -m "not kills and not ci"
