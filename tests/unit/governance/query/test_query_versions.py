@@ -317,3 +317,27 @@ def test_of_one_patients_things_those_that_a_later_version_gives_to_another_are_
         assert database.execute("SELECT id FROM thing_versions ORDER BY 1").fetchall() == [(b"kept",), (b"moved",)]
         noon = NOON.isoformat()
         assert database.execute(f"SELECT id FROM thing_as_known_at('{noon}')").fetchall() == [(b"kept",)]  # noqa: S608
+
+
+def test_the_view_that_is_printed_for_other_engines_gives_the_current_rows(
+    settings: Settings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["--home", str(settings.home)]
+    assert main(["lake", "view", "observation", *arguments]) == 0
+    rows = DeltaTable(str(settings.home / "lake" / "published" / "observation")).to_pyarrow_table()
+    with duckdb.connect() as connection:
+        connection.register("observation_versions", rows)
+        connection.execute(capsys.readouterr().out)
+        found = connection.sql("SELECT value FROM observation WHERE value IS NOT NULL").fetchall()
+    assert sorted(value for (value,) in found) == ask(settings, "SELECT value FROM observation") == [99.0]
+
+
+def test_a_view_of_what_was_never_written_is_printed_and_of_what_is_not_there_refused(
+    settings: Settings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["--home", str(settings.home)]
+    assert main(["lake", "view", "encounter", "--engine", "spark", *arguments]) == 0
+    assert "delta.`" in capsys.readouterr().out
+    assert main(["lake", "view", "nothing", *arguments]) == 11
+    assert main(["lake", "view", "observation", "--engine", "excel", *arguments]) == 2
+    assert "duckdb, spark" in capsys.readouterr().err
