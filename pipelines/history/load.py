@@ -155,7 +155,7 @@ def _load(
     positions = Positions(writer.positions[part], writer.positions[changes_of(part)])
     to_load = _plan(known, found, form, positions)  # planned again, now that no other process can load
     if to_load.missing:
-        _log.info("messages have gone from the source", extra={"source": str(part), "messages": to_load.missing})
+        _log.info("messages have gone from the source", extra={"where": str(part), "count": to_load.missing})
     count, next_of = 0, [positions.new, positions.changed]
     try:
         known.write(to_load.entries, form)
@@ -228,7 +228,7 @@ def _plan(
             "query gives other columns than before: what is known by its key is taken as loaded, whatever it says now",
             extra={
                 "where": known.name,
-                "messages": len(entries),
+                "count": len(entries),
                 "remedy": "To load all of it again, change the text that the job's incarnation returns.",
             },
         )

@@ -77,7 +77,7 @@ class Notifier:
                 notification = rule.observe(seen)
             except Exception as error:  # the rule can be another package's: the lane runs on without it
                 del self._rules[name]
-                _log.error("notification rule failed", extra={"rule": name, "error": type(error).__name__})
+                _log.error("notification rule failed", extra={"what": name, "reason": type(error).__name__})
                 continue
             if notification is not None:
                 self._send(notification.title, notification.text)

@@ -153,7 +153,7 @@ class Guarded(Lenient):
         # A package's code can raise anything; its text could quote the message, so only the type is logged, once.
         except Exception as error:
             if not self._logged:
-                _log.error("lenient reader failed", extra={"format": self._name, "error": type(error).__name__})
+                _log.error("lenient reader failed", extra={"what": self._name, "reason": type(error).__name__})
             self._logged = True
             return otherwise
 
