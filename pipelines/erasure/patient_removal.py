@@ -52,7 +52,7 @@ class ErasedPatientSearch(Search):
         return self.is_patient_among(words_in(payload))
 
 
-class Clearing:
+class PatientRemoval:
     """Removes patients from the tables and stores of one home; used by one thread of one process at a time."""
 
     def __init__(
