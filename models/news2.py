@@ -18,7 +18,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from models.lateness import BEHIND_US, is_in_batch, steady_lag
+from models.clock_lag import BEHIND_US, is_in_batch, steady_lag
 from pipelines.online_store.values import COMPARATORS, UNUSABLE
 from vitalake.clinical.records import History, code_number
 from vitalake.declarations import per_home

@@ -91,7 +91,7 @@ def require(principal: Principal, permission: Permission) -> None:
         return
     if principal.doubt:
         raise MissingPermission(
-            f"Configuration names you, but you could have written that yourself: {principal.doubt}",
+            f"The configuration names you, but you could have written it yourself, so it is ignored: {principal.doubt}",
             where=permission,
             remedy="Give it, and all folders above, to another account: see docs/how-to/accounts-and-files.md.",
         )

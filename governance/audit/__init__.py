@@ -2,9 +2,10 @@
 
 from governance.audit.events import ACTIONS, Action, AuditEvent, AuditSink, BatchAuditSink
 from governance.audit.lake_mark import beginning_mismatch, forget_beginning
-from governance.audit.reading import ChainReport, Report, Seen, latest, verify_chain, who_saw
+from governance.audit.listing import Seen, latest, who_saw
 from governance.audit.records import AuditBroken
 from governance.audit.sink import FileAuditSink, anchor_folder, open_audit, set_audit_aside
+from governance.audit.verification import ChainReport, Report, verify_chain
 
 __all__ = [
     "ACTIONS",

@@ -232,6 +232,7 @@ def _plain(message: str) -> str:
 
 
 def _check(rule: Rule) -> None:
+    """Check what a rule says by itself; ``masking.py`` checks it against the columns of a dataset."""
     if rule.then.mask is not None and rule.what == What():
         raise RuleError("Rule applies to nothing", where="what", remedy="Give 'what' a dataset, column or class.")
     if rule.then.filter is not None and (rule.what.column or rule.what.data_class):

@@ -200,7 +200,7 @@ def _broken(where: str, number: int) -> PrivacyError:
 
 
 def missing_entries(name: str, *, entries: int, known: int, newest: str = "") -> PrivacyError:
-    """Return the error of a log that lacks entries which the vault has applied.
+    """Return the error of a log that lacks entries which the vault has applied, or has others in their place.
 
     Args:
         name: of the log.
@@ -209,8 +209,10 @@ def missing_entries(name: str, *, entries: int, known: int, newest: str = "") ->
         newest: when the last of them was applied, and its certificate's id; empty: unknown.
     """
     since = f" made after {newest}" if newest else ""
+    lacks = f"lacks entries that the vault has applied ({entries} in the log, {known} in the vault)"
+    other = f"has other entries than the {known} that the vault has applied"
     return PrivacyError(
-        f"Erasure log lacks entries that the vault has applied ({entries} in the log, {known} in the vault)",
+        f"Erasure log {lacks if entries < known else other}",
         where=name,
         remedy=f"Restore the log (settings.erasures), or erasures.jsonl in the lake or in settings.anchors, from a "
         f"back-up{since}. Without them, erased patients could come back.",

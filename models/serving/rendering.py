@@ -60,9 +60,8 @@ def environment() -> Environment:
         "clock": clock_time,
         "local_second": local_second,
         "unit": words.unit,
+        "significant": words.significant,
     }
-    found.filters["significant"] = words.significant
-    found.filters["local_second"] = local_second
     found.globals |= {"words": words, "STALE_SECONDS": STALE_SECONDS, "LEAST_MOVE": LEAST_MOVE}
     return found
 

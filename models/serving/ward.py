@@ -14,7 +14,7 @@ import numpy as np
 from governance.erasure.forgotten import catch_up
 from governance.keyuse import open_vault
 from models.artefact import Model
-from models.lateness import Lag, steady_lags
+from models.clock_lag import Lag, steady_lags
 from models.news2 import (
     MAX_AGE_HOURS,
     OXYGEN,

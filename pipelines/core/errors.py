@@ -6,7 +6,7 @@ from vitalake.errors import InputError, LakeError, ServiceUnavailable
 
 
 class BrokerUnreachable(ServiceUnavailable):
-    """No broker answers; the lane waits and continues by itself."""
+    """No broker answers; the worker ends, and the supervisor starts it again until one does."""
 
 
 class TopicMissing(InputError):

@@ -1,4 +1,8 @@
-"""A Kafka consumer of one shard: lists its partitions, starts at given offsets, and reads polls."""
+"""A Kafka consumer of one shard: lists its partitions, starts at given offsets, and reads polls.
+
+While a broker is down, librdkafka reconnects by itself, and polls are empty. A worker that finds no broker when it
+starts ends with BrokerUnreachable; ``pipelines/live/supervisor.py`` starts it again.
+"""
 
 from __future__ import annotations
 

@@ -80,7 +80,7 @@ class Outcome:
         associations: version of the table of associations by which the rows were attributed.
         recognised: whether duplicates were removed already.
         refused: what the rejected messages were about, as far as it is known.
-        late: what earlier rejected messages were about whose patient is known only now.
+        newly_owned: what earlier rejected messages were about whose patient is known only now.
         told: rows of rejected messages that the online store can use; see Decoded.
         people: what messages of results also say about patients; see Decoded.
         unfit: column → index of the message of every published row whose text there may not be published.
@@ -106,7 +106,7 @@ class Outcome:
     recognised: bool = False
     unfit: dict[str, npt.NDArray[np.int32]] = field(default_factory=dict)
     refused: RefusedRows | None = None
-    late: RefusedRows | None = None
+    newly_owned: RefusedRows | None = None
     told: Sequence[tuple[int, Mapping[str, Any]]] = ()
     people: Sequence[tuple[str, int, Person]] = ()
     mapped: Mapping[str, npt.NDArray[np.int32]] = field(default_factory=dict)

@@ -18,8 +18,8 @@ from governance.erasure.reasons import refuse_naming, refuse_others
 from governance.policy.masks import Pseudonyms
 from governance.vault import PendingErasure, Vault
 from pipelines.erasure.identifiers import identifiers_of
-from pipelines.erasure.lake_store import Clearing
 from pipelines.erasure.out_of_scope import places_out_of_scope
+from pipelines.erasure.patient_removal import PatientRemoval
 from pipelines.erasure.retention_duty import refuse_before_retention_ends
 from pipelines.people.linked_ids import linked_ids_of
 from pipelines.people.patients import pseudonyms_of
@@ -69,7 +69,7 @@ class Eraser:
             progress: called with the name of each step.
         """
         self._settings, self._keys, self._vault, self._tell = settings, keys, vault, progress
-        self._clearing = Clearing(settings, keys, vault, progress=progress)
+        self._removal = PatientRemoval(settings, keys, vault, progress=progress)
         self._folder = settings.path(settings.certificates)
         self._copies = ErasureCopies(settings, keys, open_storage(settings.lake_uri, settings.storage_options))
 
@@ -165,7 +165,7 @@ class Eraser:
             The tables from which something was removed, and how many entries were removed from each store.
         """
         with self._alone():
-            tables, elsewhere = self._clearing.clear(self._person(patient, {}, reason="", actor="", begun_at=now()))
+            tables, elsewhere = self._removal.clear(self._person(patient, {}, reason="", actor="", begun_at=now()))
             return [table for table in tables if table.rows or table.files_deleted], elsewhere
 
     def finish(self) -> tuple[list[Certificate], list[VitaLakeError]]:
@@ -348,7 +348,7 @@ class Eraser:
         certified = {bytes.fromhex(certificate.subject) for certificate in certificates}
         forgotten = forgotten_of(self._copies, certificates)
         with self._alone():
-            tables, elsewhere = self._clearing.clear_again(sorted(stones.keys() | certified), forgotten)
+            tables, elsewhere = self._removal.clear_again(sorted(stones.keys() | certified), forgotten)
             findable = certified | {subject for subject, name in stones.items() if name in forgotten.marked}
             if stones.keys() <= findable:
                 self._copies.update(self._vault, allow_restored_lake=True)
@@ -362,7 +362,7 @@ class Eraser:
     # -- doing it ------------------------------------------------------------------------------------------------
 
     def _finish(self, certificate: str, person: ErasedPerson, *, resumed: bool = False) -> Certificate:
-        tables, elsewhere = self._clearing.clear(person)
+        tables, elsewhere = self._removal.clear(person)
         failpoint("erase-elsewhere")
         done = Certificate(
             id=certificate,

@@ -165,7 +165,9 @@ class OnlineFeed:
         Raises:
             ServiceUnavailable: online store or vault cannot be written.
         """
-        has_content = outcome.rows.num_rows or outcome.refused is not None or outcome.late is not None or outcome.told
+        has_content = (
+            outcome.rows.num_rows or outcome.refused is not None or outcome.newly_owned is not None or outcome.told
+        )
         if has_content and self._taker is not None:
             self._rejected = rejected
             self._taker(outcome)
@@ -258,8 +260,8 @@ class OnlineFeed:
         if outcome.refused is not None:
             rejected = [reject.message for reject in outcome.rejects]
             taken = taken.and_also(self._refused(outcome.refused, rejected, outcome.poll))
-        if outcome.late is not None:
-            taken = taken.and_also(self._late(outcome.late, outcome.poll))
+        if outcome.newly_owned is not None:
+            taken = taken.and_also(self._newly_owned(outcome.newly_owned, outcome.poll))
         ends = _ends(outcome, self._dataset.name)
         ours = _is_ours(outcome.poll)
         self._write(lambda store: store.take(taken, writer=outcome.poll.shard, ends=ends, ours=ours))
@@ -300,10 +302,10 @@ class OnlineFeed:
         markers.rows["id"] = _numbers_of(markers, poll)
         return values.and_also(markers)
 
-    def _late(self, late: RefusedRows, poll: Poll) -> Values:
+    def _newly_owned(self, owned: RefusedRows, poll: Poll) -> Values:
         """Return the same rows for messages of earlier polls, at the position of this poll's last message."""
-        was_rejected = late.message > 0
-        refused, without_value = late.where(was_rejected), late.where(~was_rejected)
+        was_rejected = owned.message > 0
+        refused, without_value = owned.where(was_rejected), owned.where(~was_rejected)
         values = [self._values(part.rows, _at_the_end(poll, part), poll) for part in (refused, without_value)]
         values[0].rows["stage"] |= UNUSABLE << 8
         markers = self._rejection_markers(refused, _at_the_end(poll, refused), poll)

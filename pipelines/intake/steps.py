@@ -352,7 +352,7 @@ class Steps:
         if refused is not None and refused.rows["patient_id"].null_count:
             assert self.attributor is not None
             refused = with_patients(refused, self.attributor.patients_of(refused.rows))
-        outcome.late = self._owned_by_now()
+        outcome.newly_owned = self._owned_by_now()
         if refused is not None:
             self._remember_unowned(refused, outcome)
         outcome.refused = refused

@@ -15,6 +15,9 @@ from vitalake.lake.commits.spans import Counts, Span
 
 Cause = Literal["broker", "storage", "keys"]
 
+TRANSIENT = 75
+"""Exit code of a worker whose problem can pass by itself (EX_TEMPFAIL of sysexits)."""
+
 
 class StatusLine(msgspec.Struct):
     """A worker's state; its counts are since the worker started.

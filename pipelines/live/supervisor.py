@@ -14,16 +14,13 @@ import msgspec
 
 from pipelines.core.kafka import Shard
 from pipelines.live.lane import StreamOptions
-from pipelines.live.status import StatusLine
+from pipelines.live.status import TRANSIENT, StatusLine
 from vitalake.lake.commits.latency import merge, quantile
 from vitalake.lake.commits.spans import Counts
 from vitalake.notifications import Tally
 from vitalake.processes import python_module, start
 
 _log = logging.getLogger(__name__)
-
-TRANSIENT = 75
-"""Exit code of a worker whose problem can pass by itself (EX_TEMPFAIL of sysexits)."""
 
 BACKOFF_SECONDS = (0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 """Waits before a worker is started again, after its first, second … failure in a row."""

@@ -15,7 +15,7 @@ import psutil
 import pyarrow as pa
 
 from pipelines.live.lanes import STOP, LaneSpec, failures, lanes
-from pipelines.live.status import StatusLine
+from pipelines.live.status import TRANSIENT, StatusLine
 from vitalake import logs
 from vitalake.errors import VitaLakeError
 
@@ -67,7 +67,7 @@ def run_worker(spec: LaneSpec, *, supervised: bool) -> int:
             else:
                 extra = {"what": cause.what, "where": cause.where, "remedy": cause.remedy, "shard": spec.name}
                 _log.error("lane ended", extra=extra)
-            return 75 if cause.transient else cause.exit_code
+            return TRANSIENT if cause.transient else cause.exit_code
         _log.error("lane failed", extra={"shard": spec.name, "what": _trace(cause)})
         return 1
     finally:

@@ -59,8 +59,8 @@ class ErasedPatientFilter:
 
         Call it last: a refused row may get its patient by a device, or by another row of the poll.
         """
-        refused, late = outcome.refused, outcome.late
-        row_sets = [rows for rows in (refused, late) if rows is not None]
+        refused, owned = outcome.refused, outcome.newly_owned
+        row_sets = [rows for rows in (refused, owned) if rows is not None]
         if not (row_sets or outcome.told or outcome.people) or not (stones := self._tombstones()):
             return
         named = {row["patient_id"] for _, row in outcome.told} | {patient for patient, *_ in outcome.people}
@@ -70,7 +70,7 @@ class ErasedPatientFilter:
             return
         outcome.told = [(message, row) for message, row in outcome.told if row["patient_id"] not in erased]
         outcome.people = [fact for fact in outcome.people if fact[0] not in erased]
-        outcome.refused, outcome.late = _without(refused, erased), _without(late, erased)
+        outcome.refused, outcome.newly_owned = _without(refused, erased), _without(owned, erased)
 
     def merges_nobody(self, rows: pa.RecordBatch) -> npt.NDArray[np.bool_] | None:
         """Return a mask of the associations that do not merge an erased number into another; None: all of them."""

@@ -9,7 +9,7 @@ from typing import cast
 import pyarrow as pa
 
 from governance.audit import anchor_folder, verify_chain
-from governance.audit.reading import read_all
+from governance.audit.listing import read_all
 from governance.audit.records import Record, Seals
 from governance.policy.masks import Pseudonyms
 from pipelines.online_store.facts import REASONS, Decision, DecisionKind

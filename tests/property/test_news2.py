@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.lateness import steady_lags
+from models.clock_lag import steady_lags
 from models.news2 import (
     ACVPU,
     ADULT,

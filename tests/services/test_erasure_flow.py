@@ -250,7 +250,7 @@ def test_one_officer_waits_for_the_other(home: Path, monkeypatch: pytest.MonkeyP
         finally:
             inside[0] -= 1
 
-    monkeypatch.setattr("pipelines.erasure.lake_store.erase_messages", slow)
+    monkeypatch.setattr("pipelines.erasure.patient_removal.erase_messages", slow)
     threads = [threading.Thread(target=_erase, args=(home, patient)) for patient in (WHO, OTHER)]
     for thread in threads:
         thread.start()

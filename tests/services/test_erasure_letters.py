@@ -16,7 +16,7 @@ from governance.erasure.certificate import Certificate, TableErased
 from governance.home import init_home
 from governance.samples import copy_samples
 from pipelines.core.dead_letters import open_message
-from pipelines.erasure import lake_store as clearing
+from pipelines.erasure import patient_removal
 from pipelines.erasure import quarantine_store as letters
 from pipelines.erasure.quarantine_store import Search, erase_messages
 from pipelines.erasure.request import Eraser
@@ -172,11 +172,11 @@ def test_what_a_live_lane_has_staged_is_left_for_it_to_decide(home: Path, monkey
         lane.lane.steps.close()
         return done[0]
 
-    monkeypatch.setattr(clearing, "erase_messages", beside)
+    monkeypatch.setattr(patient_removal, "erase_messages", beside)
     assert _of(_erase(home, "p-72"), "dead_letter").files_deleted == 1
     assert staged
     assert _sound(home)
-    monkeypatch.setattr(clearing, "erase_messages", erase_messages)
+    monkeypatch.setattr(patient_removal, "erase_messages", erase_messages)
     _erase(home, "other")
     assert _sound(home)
 

@@ -158,7 +158,7 @@ def test_rows_that_are_gone_or_stand_elsewhere_change_nothing(city: City, caplog
     city.run("DELETE FROM vital WHERE name = 'b'")
     (city.home / "observation.sql").write_text(SELECT.format(more="").replace("ORDER BY name", "ORDER BY name DESC"))
     assert city.load() == 0
-    assert [record.messages for record in caplog.records if hasattr(record, "messages")] == [1]
+    assert [record.count for record in caplog.records if hasattr(record, "count")] == [1]
     assert city.shown() == [70.0] * 3
 
 

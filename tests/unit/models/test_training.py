@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from governance.audit.reading import latest
+from governance.audit.listing import latest
 from governance.query.service import QueryService
 from models.artefact import Model
 from models.registry import champion

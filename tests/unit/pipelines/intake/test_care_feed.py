@@ -15,7 +15,7 @@ import pyarrow as pa
 import pytest
 
 from governance.belonging import open_vault
-from models.lateness import steady_lags
+from models.clock_lag import steady_lags
 from models.news2 import News2, news2
 from models.serving.rows import notes
 from models.serving.ward import Chart, Ward, situation_of

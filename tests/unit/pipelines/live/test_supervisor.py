@@ -10,8 +10,8 @@ import pytest
 from governance.audit.records import AuditBroken
 from governance.errors import RuleError
 from pipelines.live.lane import StreamOptions
-from pipelines.live.status import StatusLine
-from pipelines.live.supervisor import CONFIGURATION_SECONDS, TRANSIENT, Supervisor, Worker
+from pipelines.live.status import TRANSIENT, StatusLine
+from pipelines.live.supervisor import CONFIGURATION_SECONDS, Supervisor, Worker
 from pipelines.live.worker import last_line
 from vitalake.errors import OutOfReach, PrivacyError, ServiceUnavailable, SettingsError, VitaLakeError
 from vitalake.lake.tables.digests import Damaged

@@ -1,4 +1,4 @@
-"""Reads the audit: verifies its chains, and lists who has seen a patient's data."""
+"""Verifies the audit: every chain is complete, unchanged, in order, and was not rolled back."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from governance.audit.anchors import Anchors, anchors_of, furthest
-from governance.audit.chain import ANCHOR, HEADS, TORN, WRITERS, Chain, StrayBytes, chain_names, mark
+from governance.audit.chain import HEADS, TORN, WRITERS, Chain, StrayBytes, chain_names, mark
 from governance.audit.records import ChainPosition, Head, Record, Seals
 from governance.audit.sink import registered
 from vitalake.keys import KeyRing
@@ -59,29 +59,6 @@ class Report:
     def whole(self) -> bool:
         """Return whether every chain is valid, and nothing is missing."""
         return not self.problems and not any(chain.problem for chain in self.chains)
-
-
-@dataclass(frozen=True, slots=True)
-class Seen:
-    """One access on record.
-
-    Attributes:
-        at: when, UTC.
-        actor: who acted.
-        role: the role in which they acted.
-        action: what they did.
-        writer: the part of the system that recorded it.
-        patients: how many patients the record names.
-        detail: codes.
-    """
-
-    at: datetime
-    actor: str
-    role: str
-    action: str
-    writer: str
-    patients: int
-    detail: dict[str, str]
 
 
 def verify_chain(
@@ -245,42 +222,3 @@ def _lines(path: Path, size: int) -> Iterator[bytes]:
         while size and (line := file.readline(size)):
             size -= len(line)
             yield line
-
-
-def read_all(folder: Path, keys: KeyRing) -> Iterator[tuple[str, Record]]:
-    """Yield all valid records with their writers, chain by chain; use ``verify_chain`` to see whether all are valid."""
-    seals = Seals(keys)
-    for name in sorted(chain_names(folder) - {WRITERS}):
-        chain = Chain(folder, name, seals)
-        if not chain.path.exists():
-            continue
-        with chain.path.open("rb") as file:
-            for step in chain.follow(file, seals.begin(name)):
-                if not isinstance(step, StrayBytes) and step[0].action not in (TORN, ANCHOR):
-                    yield name, step[0]
-
-
-def who_saw(folder: Path, keys: KeyRing, *pseudonyms: str) -> list[Seen]:
-    """Return every recorded access to a patient's data, oldest first.
-
-    Args:
-        folder: of the audit.
-        keys: with the key ``audit``, in all versions.
-        pseudonyms: all that the patient has or had: a record has only the one that was current when it was written.
-    """
-    seals = Seals(keys)
-    digests = set().union(*map(seals.patients, pseudonyms))
-    found = [_seen(writer, record) for writer, record in read_all(folder, keys) if digests & set(record.patients)]
-    return sorted(found, key=lambda seen: seen.at)
-
-
-def latest(folder: Path, keys: KeyRing, *, limit: int) -> list[Seen]:
-    """Return the latest accesses of all chains, oldest first."""
-    found = sorted((_seen(writer, record) for writer, record in read_all(folder, keys)), key=lambda seen: seen.at)
-    return found[-limit:]
-
-
-def _seen(writer: str, record: Record) -> Seen:
-    at = _EPOCH + timedelta(microseconds=record.at)
-    codes = {name: text for name, text in record.detail.items() if not name.startswith(HEADS)}
-    return Seen(at, record.actor, record.role, record.action, writer, len(record.patients), codes)

@@ -52,7 +52,7 @@ class ErasedPatientSearch(Search):
         return self.is_patient_among(words_in(payload))
 
 
-class Clearing:
+class PatientRemoval:
     """Removes patients from the tables and stores of one home; used by one thread of one process at a time."""
 
     def __init__(
@@ -204,6 +204,6 @@ def _clear(
         files_searched=max((part.files_searched for part in dropped), default=0),
         bytes_searched=sum(part.bytes_searched for part in dropped),
         files_rewritten=sum(part.files_rewritten for part in dropped),
-        bytes_rewritten=sum(part.bytes_rewritten + part.bytes_written for part in dropped),
+        bytes_rewritten=sum(part.bytes_rewritten for part in dropped),
         files_deleted=sum(purge(table, column, value) for value in values),
     )
