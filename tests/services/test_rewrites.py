@@ -557,14 +557,15 @@ def test_every_dataset_of_a_warehouse_is_rebuilt_as_it_was(tmp_path: Path, monke
     assert verify(opened(settings)) == []
 
 
-def load_a_few_patients(home: Path, patients: int = 4) -> None:
+def load_a_few_patients(home: Path, patients: int = 5) -> None:
     """Load the demo's warehouse with the stays of few patients: each day of each dataset is a file."""
     with duckdb.connect(str(make_demo_warehouse(home))) as warehouse:
         stays = dict(warehouse.execute("SELECT hospitalization_id, patient_id FROM hospitalization").fetchall())
         few = sorted(set(stays.values()))[:patients]
         chosen = [stay for stay, patient in stays.items() if patient in few]
         for name in TABLES:
-            warehouse.execute(f"DELETE FROM {name} WHERE NOT list_contains(?, hospitalization_id)", [chosen])  # noqa: S608 - names of ours
+            remaining = f"DELETE FROM {name} WHERE NOT list_contains(?, hospitalization_id)"  # noqa: S608 - names of ours
+            warehouse.execute(remaining, [chosen])
     command = forking.command("vitalake", "history", "load", "mimic-demo", "--home", str(home), kind="history")
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
