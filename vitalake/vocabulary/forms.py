@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 from vitalake.declarations import per_home
 from vitalake.errors import SettingsError
 from vitalake.strict_yaml import read_yaml
+from vitalake.vocabulary.openness import Openness, openness
 
 Fits = Callable[[str], bool]
 
@@ -162,21 +163,31 @@ def form_of(entry: dict[str, Any]) -> Form:
 _WORDS = (
     "Jane Doe", "see note of Dr. X", "patient's sister, phone 555 0100", "Müller, 1950-05-05", "Mueller", "mueller",
     "Mueller-Jane", "DOE^JANE", "DOE,JANE", "Doe,Jane", "12345678", "01555501234", "15550100123", "1950-05-05",
-    "19500505", "05.05.1950", "wurde um neun gegeben\n",
+    "19500505", "05.05.1950", "123456", "500505", "wurde um neun gegeben\n",
 )  # fmt: skip
 """What people type in the place of a code: names, numbers of patients and telephones, dates, words."""
+
+
+MOST_OPEN = Openness(letters=2, digits=6)
+"""Most characters that the form of a home may leave open: three letters can be a name, seven digits a date of birth."""
+
+
+class UnsafeForm(ValueError):
+    """Names, or numbers of patients, have the form, too."""
 
 
 def own_form(pattern: str, source: str = "") -> Form:
     """Return the form that a home declares.
 
     Raises:
-        ValueError: it is not a regular expression of RE2, or it matches names, numbers or words that people type.
+        UnsafeForm: it leaves too many letters or digits open, or words that people type have it.
+        ValueError: it is not a regular expression of RE2.
     """
     found = LinearPattern(pattern)
     found.check()
-    if any(map(found.fullmatch, _WORDS)):
-        raise ValueError(pattern)
+    left = openness(pattern)
+    if left.letters > MOST_OPEN.letters or left.digits > MOST_OPEN.digits or any(map(found.fullmatch, _WORDS)):
+        raise UnsafeForm
     return Form(found, source=source)
 
 

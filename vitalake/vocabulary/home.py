@@ -24,7 +24,7 @@ from vitalake.vocabulary.entries import (
     Text,
     Units,
 )
-from vitalake.vocabulary.forms import OF_VOCABULARY, Form, own_form, shipped_forms
+from vitalake.vocabulary.forms import MOST_OPEN, OF_VOCABULARY, Form, UnsafeForm, own_form, shipped_forms
 
 KIND = "vocabulary"
 PAGE = "See docs/how-to/declare-codes.md."
@@ -100,15 +100,22 @@ def form_in(file: File, pattern: str, source: str, *at: str | int) -> Form:
     """Return the form that a pattern of a file declares.
 
     Raises:
-        SettingsError: it is not a regular expression of RE2, or it also matches words that people type.
+        SettingsError: it is not a regular expression of RE2, or names and numbers of patients can have it, too.
     """
     try:
         return own_form(pattern, source)
+    except UnsafeForm:
+        raise file.refused(
+            "Pattern cannot be used: names of people, or numbers such as dates of birth, can have this form, too",
+            *at,
+            remedy=f"Leave at most {MOST_OPEN.letters} letters and {MOST_OPEN.digits} digits open and write out the "
+            "rest, such as LAB-[0-9]{4}; or list the codes, such as GLU|CREA.",
+        ) from None
     except ValueError:
         raise file.refused(
-            "Pattern cannot be used: it is not a regular expression of RE2, or it also matches names or words",
+            "Pattern cannot be used: it is not a regular expression that RE2 and Python read alike",
             *at,
-            remedy="Write which characters a code has and how many, such as [A-Z]{2,5}; no look-around, no \\1.",
+            remedy="Write which characters a code has and how many, such as [A-Z][0-9]{2,4}; no look-around, no \\1.",
         ) from None
 
 

@@ -209,15 +209,44 @@ def test_the_schema_for_editors_is_that_of_the_files_and_is_seen_to_be_stale(
 
 
 def test_a_pattern_that_would_take_ages_elsewhere_takes_none(tmp_path: Path) -> None:
-    declare(tmp_path, "forms: {slow: {form: '(a|a)*b|(a*)*c', source: s}}")
-    assert not any(map(fits_of("slow"), ("a" * 190, "a" * 5_000_000)))
-    assert fits_of("slow")("a" * 190 + "b")
+    declare(tmp_path, "forms: {slow: {form: '(-|-)*b|(-*)*c', source: s}}")
+    assert not any(map(fits_of("slow"), ("-" * 190, "-" * 5_000_000)))
+    assert fits_of("slow")("-" * 190 + "b")
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        "[A-Z]{2,5}", "[A-Z][A-Z0-9]{1,7}", "[A-Z][a-z]{2,5}", ".{1,6}", ".{13,16}", r"\w+", r"\S{3}", "[^0-9]{3}",
+        "(A|B|C|DE){2,6}", "(A?B?C?){4}", "(?i:[a-z]{3})", "[0-9]{6}", "[0-9]{8}", "[0-9]{9}", r"\d{3}-\d{2}-\d{4}",
+        "[A-Z][0-9]{7}", r"\p{L}{3,6}", "[[:alpha:]]{3}", r"X\d{3,}",
+    ],
+)  # fmt: skip
+def test_a_form_that_names_or_numbers_of_patients_can_have_is_refused(tmp_path: Path, form: str) -> None:
+    """SMITH was published as a code of the form [A-Z]{2,5}."""
+    declare(tmp_path, f"forms: {{open: {{form: '{form}', source: s}}}}")
+    with pytest.raises(
+        SettingsError, match=r"lab\.yaml:1 .*Pattern cannot be used|Pattern cannot be used.*lab\.yaml:1"
+    ):
+        load_forms()
+
+
+@pytest.mark.parametrize(
+    ("form", "code"),
+    [
+        ("LAB-[0-9]{4}", "LAB-0815"), ("GLU|CREA|HBA1C", "HBA1C"), ("I[0-9]{1,6}", "I123456"),
+        (r"[A-Z][0-9]{2}(\.([0-9]{1,2}|-))?[+*!]?", "E11.90"), ("[A-Z]{2}[0-9]{2,4}", "NA01"), ("A{3}[0-9]", "AAA7"),
+    ],
+)  # fmt: skip
+def test_a_form_that_writes_out_all_but_few_characters_is_taken(tmp_path: Path, form: str, code: str) -> None:
+    declare(tmp_path, f"forms: {{near: {{form: '{form}', source: s}}}}")
+    assert fits_of("near")(code)
 
 
 def test_a_scale_of_the_home_is_answered(tmp_path: Path) -> None:
     text = """\
 systems:
-  http://city.example/rass: {name: RASS, form: '[A-Z]{1,4}'}
+  http://city.example/rass: {name: RASS, form: CALM|RSTL}
 scales:
   RASS:
   - {codes: ["http://city.example/rass|CALM"], words: [calm, alert and calm]}
