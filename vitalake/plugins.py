@@ -20,6 +20,7 @@ GROUPS = (
     "vitalake.masks",
     "vitalake.notifications",
     "vitalake.stores",
+    "vitalake.warehouses",
 )
 """The groups that a package may register entry points in; the module that reads a group describes it."""
 

@@ -1,0 +1,118 @@
+"""Packages register kinds of warehouses: an unusable one is refused by name, and no error shows an address."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pipelines.history.warehouse import open_warehouse
+from pipelines.history.warehouses.registry import GROUP, registered, warehouse_kind
+from tests.plugged import plug
+from vitalake.errors import ServiceUnavailable, SettingsError
+
+KIND = """
+from pipelines.history.warehouses import Target, WarehouseKind
+
+def locate(address, home):
+    return Target("Zzmarker", "city", {session})
+
+def connect(dbapi, uri):
+    {connect}
+
+IT = WarehouseKind(
+    scheme="{scheme}", description="x", addresses=("toy:NAME",), dbapi="{dbapi}", locate=locate, connect=connect
+)
+"""
+
+
+@pytest.fixture
+def path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder on Python's path."""
+    monkeypatch.syspath_prepend(tmp_path)
+    return tmp_path
+
+
+def _toy(
+    *,
+    scheme: str = "toy",
+    dbapi: str = "adbc_driver_duckdb.dbapi",
+    session: str = "()",
+    connect: str = 'return dbapi.connect(":memory:")',
+) -> str:
+    return KIND.format(scheme=scheme, dbapi=dbapi, session=session, connect=connect)
+
+
+def test_ours_are_registered_and_come_first_in_the_error_of_an_unknown_one(path: Path) -> None:
+    assert list(registered()) == ["duckdb", "postgresql"]
+    with pytest.raises(SettingsError) as unknown:
+        warehouse_kind("oracle://Zzmarker@host")
+    assert str(unknown.value) == (
+        "Kind of the warehouse's address is unknown: warehouse. Use duckdb:PATH, duckdb::memory: or postgresql://…"
+    )
+    plug(path, GROUP, _toy(scheme="a"), "a")
+    with pytest.raises(SettingsError, match=r"Use duckdb:PATH, duckdb::memory:, postgresql://… or toy:NAME$"):
+        warehouse_kind("oracle:x")
+
+
+def test_a_kind_of_another_package_is_opened_and_only_the_one_that_is_named_is_imported(path: Path) -> None:
+    plug(path, GROUP, _toy(session='("CREATE VIEW beats AS SELECT 72 AS n",)'), "toy")
+    plug(path, GROUP, "raise ValueError('Zzmarker')", "broken", package="other")
+    with open_warehouse("toy:x", home=path) as warehouse:
+        assert warehouse.one_text("SELECT n FROM beats") == "72"
+    with pytest.raises(SettingsError, match=r"cannot be loaded \(ValueError\): .*broken = ") as refused:
+        warehouse_kind("broken:x")
+    assert "Zzmarker" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("names", "text", "said"),
+    [
+        (("toy",), "IT = 1", "is not a WarehouseKind"),
+        (("toy",), _toy(scheme="other"), "another name than its entry point"),
+        (("toy", "toy"), _toy(), "under one name"),
+        (("duckdb",), _toy(scheme="duckdb"), "under one name"),
+        (("env",), _toy(scheme="env"), "a scheme that no address of a warehouse can begin with"),
+        (("file",), _toy(scheme="file"), "a scheme that no address of a warehouse can begin with"),
+        (("Toy_1",), _toy(scheme="Toy_1"), "a scheme that no address of a warehouse can begin with"),
+    ],
+)
+def test_one_that_is_none_is_refused_and_named(path: Path, names: tuple[str, ...], text: str, said: str) -> None:
+    plug(path, GROUP, text, names[0])
+    for name in names[1:]:
+        plug(path, GROUP, text, name, package="other")
+    with pytest.raises(SettingsError, match=rf"{said}.*entry point vitalake\.warehouses: {names[0]} = "):
+        warehouse_kind(f"{names[0]}:x")
+
+
+def test_a_driver_that_is_not_installed_is_named(path: Path) -> None:
+    plug(path, GROUP, _toy(dbapi="adbc_driver_none.dbapi"), "toy")
+    with (
+        pytest.raises(SettingsError, match=r"Driver of the warehouse is not installed: package adbc_driver_none\."),
+        open_warehouse("toy:x", home=path),
+    ):
+        pass
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        _toy(connect="raise dbapi.OperationalError('Zzmarker', status_code=1)"),
+        _toy(connect="raise ConnectionRefusedError('Zzmarker')"),
+        _toy(session="('SET Zzmarker = 1',)"),
+    ],
+)
+def test_of_a_failing_driver_only_the_type_is_shown(path: Path, text: str) -> None:
+    plug(path, GROUP, text, "toy")
+    with pytest.raises(ServiceUnavailable, match="Warehouse cannot be opened") as refused:
+        with open_warehouse("toy:x", home=path):
+            pass
+    assert "Zzmarker" not in str(refused.value) and refused.value.__cause__ is None
+
+
+def test_an_address_that_cannot_be_taken_apart_is_refused_without_it(path: Path) -> None:
+    (path / "address").write_text("postgresql://[Zzmarker")
+    with pytest.raises(SettingsError, match="address is not valid: warehouse") as refused:
+        with open_warehouse("file:address", home=path):
+            pass
+    assert "Zzmarker" not in str(refused.value)
