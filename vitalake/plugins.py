@@ -19,6 +19,7 @@ GROUPS = (
     "vitalake.formats",
     "vitalake.masks",
     "vitalake.notifications",
+    "vitalake.pages",
     "vitalake.stores",
     "vitalake.warehouses",
 )

@@ -1,4 +1,4 @@
-"""Every mask, notification rule, format and warehouse that is registered goes through its contract."""
+"""Every mask, notification rule, format, warehouse and page that is registered goes through its contract."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import duckdb
 import pytest
 
 from governance.policy.masks import mask_kinds
+from models.serving.pages.registry import registered_pages
 from pipelines.formats.registry import OURS, format_kind, registered
 from pipelines.history.warehouses import duckdb as duckdb_kind
 from pipelines.history.warehouses import postgresql as postgresql_kind
@@ -17,6 +18,7 @@ from pipelines.history.warehouses.registry import registered as registered_wareh
 from tests.contract.formats import FormatContract
 from tests.contract.masks import MaskContract
 from tests.contract.notifications import RuleContract
+from tests.contract.pages import PageContract
 from tests.contract.warehouses import BEATS, WORD, Filled, WarehouseContract
 from tests.fhir import message, observation
 from tests.hl7 import PID, adt, oru
@@ -61,6 +63,10 @@ for _name, _messages in FORMAT_MESSAGES.items():
     _of = _name.partition(":")[0]
     _told = {"kind": format_kind(_of), "name": _name, "messages": _messages}
     globals()[f"TestFormat{_name.title()}"] = type(f"TestFormat{_name.title()}", (FormatContract,), _told)
+
+for _page in registered_pages():
+    _class = f"TestPage{_page.name.title()}"
+    globals()[_class] = type(_class, (PageContract,), {"page": _page})
 
 
 class TestWarehouseDuckdb(WarehouseContract):

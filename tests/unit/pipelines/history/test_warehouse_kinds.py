@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
+from contextlib import nullcontext
 from pathlib import Path
 
+import duckdb
 import pytest
 
 from pipelines.history.warehouse import open_warehouse
 from pipelines.history.warehouses.registry import GROUP, registered, warehouse_kind
+from tests.contract.warehouses import BEATS, Filled, WarehouseContract
 from tests.plugged import plug
 from vitalake.errors import ServiceUnavailable, SettingsError
 
@@ -116,3 +120,65 @@ def test_an_address_that_cannot_be_taken_apart_is_refused_without_it(path: Path)
         with open_warehouse("file:address", home=path):
             pass
     assert "Zzmarker" not in str(refused.value)
+
+
+# -- the contract finds what breaks it -------------------------------------------------------------------------------
+
+COPY = """
+from dataclasses import replace
+from pipelines.history.warehouses import Target
+from pipelines.history.warehouses.duckdb import WAREHOUSE
+from pipelines.history.warehouses.base import by_uri
+
+def locate(address, home):
+    path = home / address.removeprefix("toy:")
+    return Target(str(path), path.name)
+
+class Commits:
+    def __init__(self, connection):
+        self.connection = connection
+        self.Error, self.cursor, self.commit = connection.Error, connection.cursor, connection.commit
+
+    def close(self):
+        self.connection.commit()
+        self.connection.close()
+
+def commits(dbapi, uri):
+    return Commits(WAREHOUSE.connect(dbapi, uri))
+
+IT = replace(replace(WAREHOUSE, scheme="toy", addresses=("toy:PATH",), locate=locate), {fault})
+"""
+
+
+@pytest.mark.parametrize(
+    ("fault", "test"),
+    [
+        ("connect=commits", "test_a_write_is_refused_or_rolled_back"),
+        ("connect=by_uri", "test_what_cannot_be_opened_is_told_without_its_address_and_nothing_is_made"),
+        (
+            "locate=lambda address, home: Target(locate(address, home).uri, address)",
+            "test_a_wrong_query_is_refused_and_the_error_shows_no_value_and_no_address",
+        ),
+        ("addresses=('duckdb:PATH',)", "test_it_says_what_it_is"),
+    ],
+)
+def test_the_contract_finds_a_driver_that_breaks_it(path: Path, fault: str, test: str) -> None:
+    with duckdb.connect(str(path / "city.duckdb")) as connection:
+        connection.register("given", BEATS)
+        connection.execute("CREATE TABLE beats AS FROM given")
+    filled = Filled(home=path, address="toy:./city.duckdb", nowhere=("toy:none.duckdb",))
+    arguments: dict[str, tuple[object, ...]] = {
+        "test_it_says_what_it_is": (),
+        "test_a_write_is_refused_or_rolled_back": (filled, "DELETE FROM beats"),
+    }
+
+    class One(WarehouseContract):
+        """The kind that is installed."""
+
+    for text in (COPY.format(fault=""), COPY.format(fault=fault)):
+        for old in path.glob("hospital_*"):
+            shutil.rmtree(old) if old.is_dir() else old.unlink()
+        plug(path, GROUP, text, "toy")
+        One.kind = warehouse_kind("toy:x")
+        with pytest.raises((AssertionError, pytest.fail.Exception)) if fault in text else nullcontext():
+            getattr(One(), test)(*arguments.get(test, (filled,)))
