@@ -19,6 +19,7 @@ from governance.samples import copy_samples
 from tests import forking
 from tests.services.requirements import missing
 from vitalake import declarations
+from vitalake.settings import Settings, StreamSettings
 
 settings.register_profile(
     "ci", max_examples=25, derandomize=True, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
@@ -29,22 +30,23 @@ settings.load_profile(os.environ.get("VITALAKE_HYPOTHESIS", "ci"))
 # Of tests side by side one would find the port of the metrics taken by another.
 os.environ["VITALAKE_OBSERVABILITY__PORT"] = "0"
 
+# A lane writes to all of its look-back's memory when it starts: 64 MB by default.
+StreamSettings.model_fields["lookback_entries"].default = 20_000
+StreamSettings.model_rebuild(force=True)
+Settings.model_fields["jobs"].default = {"vitals": StreamSettings()}
+Settings.model_rebuild(force=True)
+
 pytest_plugins = ["tests.services.fixtures"]
-
-
-_begun: set[str] = set()
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Before a file's first test: let the collector of cycles pass over whatever has been imported by now.
+    """Before each test: let the collector of cycles pass over whatever is there by now.
 
-    A lane collects after every bundle, in a worker that has frozen its imports; of ours that took 0.3 s each.
+    A lane collects after every bundle, in a worker that has frozen its imports; of ours that took 0.4 s each.
     """
-    if (path := str(item.path)) not in _begun:
-        _begun.add(path)
-        gc.collect()
-        gc.freeze()
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

@@ -3,7 +3,24 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+import pytest
+
+from vitalake import plugins
+
+
+@contextmanager
+def packages(folder: Path) -> Iterator[Path]:
+    """Put a folder of packages on Python's path until the block ends."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(folder)
+        try:
+            yield folder
+        finally:
+            plugins._installed.cache_clear()
 
 
 def plug(folder: Path, group: str, text: str, *names: str, package: str = "hospital") -> str:
@@ -22,4 +39,5 @@ def plug(folder: Path, group: str, text: str, *names: str, package: str = "hospi
     info.mkdir()
     (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.0\n")
     (info / "entry_points.txt").write_text("\n".join([f"[{group}]", *(f"{name} = {module}:IT" for name in names), ""]))
+    plugins._installed.cache_clear()
     return module

@@ -6,7 +6,9 @@ imported: a home can only use names that installed packages have registered.
 
 from __future__ import annotations
 
-from importlib.metadata import EntryPoint, entry_points
+from functools import cache
+from importlib import metadata
+from importlib.metadata import EntryPoint, EntryPoints
 from typing import Any
 
 import msgspec
@@ -24,6 +26,18 @@ GROUPS = (
     "vitalake.warehouses",
 )
 """The groups that a package may register entry points in; the module that reads a group describes it."""
+
+
+@cache
+def _installed() -> Any:
+    """Return all entry points of the environment; this reads a file of every installed package, so do it once."""
+    return metadata.entry_points()  # its type has another name before Python 3.12
+
+
+def entry_points(*, group: str) -> EntryPoints:
+    """Return the entry points of a group, as they were when this process first asked for any."""
+    found: EntryPoints = _installed().select(group=group)
+    return found
 
 
 def registered(group: str) -> dict[str, EntryPoint]:

@@ -16,7 +16,7 @@ def register(app: typer.Typer) -> None:
 
 
 def token(
-    user: Annotated[str, typer.Argument(help="engineer, officer or clinician")],
+    user: Annotated[str, typer.Argument(help="engineer, officer, clinician or privacy-officer")],
     home: HomeOption = None,
 ) -> None:
     """Print a token for one of the development users; the sign-in is recorded."""

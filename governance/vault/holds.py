@@ -14,6 +14,8 @@ from governance.vault.store import Store, Transaction
 from vitalake import clock
 from vitalake.errors import InputError, PrivacyError
 
+_DAY_US = 86_400_000_000
+
 
 class Holds:
     """The table of holds; each reason is sealed with the patient's own key."""
@@ -23,6 +25,12 @@ class Holds:
 
     def put(self, lease: Lease, subject: bytes, reason: str, until: datetime | None) -> None:
         """Hold a patient; see Vault.hold."""
+        if until is not None and until <= clock.now():
+            raise InputError(
+                "Legal hold would be over already",
+                where="until",
+                remedy="Give a day that has not passed. Nothing is set.",
+            )
         secret = self._patients.secrets(lease, [subject]).get(subject)
         if secret is None:
             raise _unknown()
@@ -49,7 +57,7 @@ class Holds:
     def all(self) -> list[bytes]:
         """Return the subjects whose hold has not ended; needs no key."""
         rows = self._store.read(_ALL)
-        return [bytes(subject) for subject, until_us in rows if until_us is None or until_us > clock.now_us()]
+        return [bytes(subject) for subject, until_us in rows if not _is_over(until_us)]
 
     def refuse(self, lease: Lease, transaction: Transaction, subject: bytes) -> None:
         """Refuse to erase a patient who is under a hold.
@@ -67,13 +75,23 @@ class Holds:
 
     def _current(self, lease: Lease, rows: list[tuple[bytes, int | None]], subject: bytes) -> Hold | None:
         for reason, until_us in rows:
-            if until_us is None or until_us > clock.now_us():
+            if not _is_over(until_us):
                 secret = self._patients.secrets(lease, [subject]).get(subject)
                 if secret is None:  # erased meanwhile, by an earlier release without this check
                     return None
                 opened = unseal(AESGCM(secret), bytes(reason), b"hold", subject).decode()
                 return Hold(subject, opened, None if until_us is None else moment(until_us))
         return None
+
+
+def _is_over(until_us: int | None) -> bool:
+    """Return whether a hold has ended; None: it has no end.
+
+    Earlier releases stored the midnight at which the last day begins, and not its end; that day counts.
+    """
+    if until_us is None:
+        return False
+    return until_us + (_DAY_US if until_us % _DAY_US == 0 else 0) <= clock.now_us()
 
 
 def _unknown() -> InputError:

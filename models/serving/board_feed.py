@@ -44,7 +44,7 @@ SWEEP_SECONDS = 10.0
 """How often all patients are looked at again: some leave the board by the clock, not by a message."""
 
 BEAT_SECONDS = 5.0
-"""Boards get a heartbeat at least this often; when three are missing they say "NOT UPDATED" (SILENT_MS in ward.js)."""
+"""Boards get a heartbeat at least this often; when three are missing they say "NOT UPDATED" (SILENT_MS in live.js)."""
 
 STUCK_SECONDS = 15.0
 """After so long without a look at the ward, a disk or a lock must be blocking it."""

@@ -52,7 +52,8 @@ def risk_assessment(chart: Chart, task: Task) -> dict[str, Any]:
     stale = is_stale(record, now_us)
     notes = [f"Patients are ranked by NEWS2. Learnt score: {_STATUS[status]}. Not a medical device."]
     if stale:
-        notes.insert(0, f"Stale: no vital sign for more than {STALE_SECONDS // 3600} h.")
+        stale_text = f"Stale: no vital sign for more than {STALE_SECONDS // 3600} h."
+        notes.insert(0, stale_text if record.newest_us is not None else "No vital sign is known.")
     document: dict[str, Any] = {
         "resourceType": "RiskAssessment",
         "id": record.id,
@@ -102,8 +103,8 @@ def _news2(chart: Chart, *, stale: bool) -> dict[str, Any]:
     if score.withheld:
         texts += findings
         return prediction | {"rationale": "; ".join([f"NEWS2: no score. {WITHHELD[score.withheld]}", *texts])}
-    texts.insert(0, "no recent value" if score.total is None else f"total {score.total}")
-    if score.partial:
+    texts.insert(0, "no score: no parameter has a recent value" if score.total is None else f"total {score.total}")
+    if score.partial and score.total is not None:
         texts.append(f"partial, may be higher, missing: {', '.join(PART_NAMES[name] for name in score.missing)}")
     texts += [*disagreement_texts(score), *unusable_texts(score, now_us), *findings]
     if chart.last is not None:

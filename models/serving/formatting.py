@@ -286,7 +286,7 @@ def significant(value: float) -> str:
 
 
 def ago(seconds: float) -> str:
-    """Return an age in words; ``ago`` in ``ward.js`` must give the same words.
+    """Return an age in words; ``ago`` in ``live.js`` must give the same words.
 
     >>> ago(42), ago(125), ago(11_400), ago(200_000)
     ('42 s', '2 min', '3 h 10 min', '2 d 7 h')

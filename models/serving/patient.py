@@ -163,7 +163,8 @@ def _decision(chart: Chart, kind: DecisionKind) -> dict[str, Any]:
     holds = made.holds if made else kind == "pregnancy" and chart.pregnant
     return {
         "kind": kind,
-        "title": DECISION_NAMES[kind],
+        "title": DECISION_NAMES[kind][0],
+        "yes": DECISION_NAMES[kind][1],
         "made": made,
         "because": REASONS[kind].get(made.reason, "") if made else "",
         "holds": holds,
@@ -171,10 +172,12 @@ def _decision(chart: Chart, kind: DecisionKind) -> dict[str, Any]:
     }
 
 
-DECISION_NAMES: dict[DecisionKind, str] = {
-    "spo2-scale-2": "SpO₂ scale 2",
-    "pregnancy": "Pregnant: no adult score",
+# A title that says what follows, such as "no adult score", would be read as said of a patient for whom it is "no".
+DECISION_NAMES: dict[DecisionKind, tuple[str, str]] = {
+    "spo2-scale-2": ("SpO₂ scale 2", "yes"),
+    "pregnancy": ("Pregnancy", "yes, no adult score is shown"),
 }
+"""Title of each decision, and what is said when it holds."""
 
 
 def _labs(chart: Chart) -> list[dict[str, Any]]:

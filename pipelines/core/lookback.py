@@ -18,10 +18,9 @@ class _Generation:
     def __init__(self, entries: int) -> None:
         slots = 1 << (entries * _LOAD - 1).bit_length()
         self.mask = np.uint64(slots - 1)
-        # Written once in full, so that the memory is taken now and does not grow while a backlog is read.
-        self.high = np.full(slots, 1, np.uint64)
-        self.low = np.full(slots, 1, np.uint64)
-        self.clear()
+        # Unlike zeros, full writes to the memory: it is taken now and does not grow while a backlog is read.
+        self.high, self.low = np.full(slots, 0, np.uint64), np.full(slots, 0, np.uint64)
+        self.count = 0
 
     def clear(self) -> None:
         self.high.fill(0)

@@ -28,6 +28,7 @@ from pipelines.history.columns import IDENTITY
 from pipelines.history.rows import VALUES, typed
 from vitalake import clock
 from vitalake.errors import InputError
+from vitalake.grouping import groups, row_count
 from vitalake.lake.datasets.dataset import Column, Dataset
 from vitalake.vocabulary import Vocabulary, load_vocabulary
 
@@ -114,7 +115,8 @@ class SuiteGate:
         keys = _Keys()
         count = 0
         units: Counter[str] = Counter()
-        for stretch in (typed(rows, dataset) for rows in _stretches(tables)):
+        for rows in groups(tables, (row_count, STRETCH_ROWS)):
+            stretch = typed(pa.concat_tables(rows), dataset)
             count += stretch.num_rows
             keys.add(stretch, dataset)
             findings = _findings(stretch, dataset)
@@ -214,17 +216,6 @@ def _moment(year: int) -> Any:
 
 
 # -- rows as the library sees them ------------------------------------------------------------------------------------
-
-
-def _stretches(tables: Iterable[pa.Table]) -> Iterable[pa.Table]:
-    collected: list[pa.Table] = []
-    for table in tables:
-        collected.append(table)
-        if sum(part.num_rows for part in collected) >= STRETCH_ROWS:
-            yield pa.concat_tables(collected)
-            collected = []
-    if collected:
-        yield pa.concat_tables(collected)
 
 
 def _judged_by_form(column: Column, dataset: Dataset) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sqlite3
+import subprocess
 import uuid
 from collections import Counter
 from collections.abc import Callable
@@ -12,6 +13,7 @@ from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import msgspec
 import numpy as np
 import pyarrow as pa
@@ -29,6 +31,8 @@ from pipelines.republish.online_store import rebuild_online_store
 from pipelines.republish.rekey import rekey, retire
 from pipelines.republish.republish import give_up, republish, restricted_datasets
 from pipelines.republish.retention import retain
+from pipelines.simulator.warehouse_mimic import TABLES, make_demo_warehouse
+from tests import forking
 from tests.fhir import message
 from tests.services import rewrite_process
 from tests.services.polls import LaneWithoutKafka
@@ -538,11 +542,12 @@ def test_killed_retention_goes_on(home: Path, settings: Settings) -> None:
 # -- all datasets ------------------------------------------------------------------------------------------------
 
 
-def test_every_dataset_of_a_warehouse_is_rebuilt_as_it_was(
-    demo_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(swap, "PIECE_ROWS", 40_000)  # several pieces all the same
-    settings = load_settings(shutil.copytree(demo_home, tmp_path / "home"))
+def test_every_dataset_of_a_warehouse_is_rebuilt_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(swap, "PIECE_ROWS", 2_000)  # several pieces all the same
+    home = tmp_path / "home"
+    init_home(home, copy_samples)
+    load_a_few_patients(home)
+    settings = load_settings(home)
     before = everything(settings)
     assert len(before) == 7 and all(map(len, before.values()))
     shutil.rmtree(tmp_path / "home" / "lake" / "published")
@@ -550,6 +555,20 @@ def test_every_dataset_of_a_warehouse_is_rebuilt_as_it_was(
         republish(settings, dataset)
     assert everything(settings) == before
     assert verify(opened(settings)) == []
+
+
+def load_a_few_patients(home: Path, patients: int = 5) -> None:
+    """Load the demo's warehouse with the stays of few patients: each day of each dataset is a file."""
+    with duckdb.connect(str(make_demo_warehouse(home))) as warehouse:
+        stays = dict(warehouse.execute("SELECT hospitalization_id, patient_id FROM hospitalization").fetchall())
+        few = sorted(set(stays.values()))[:patients]
+        chosen = [stay for stay, patient in stays.items() if patient in few]
+        for name in TABLES:
+            remaining = f"DELETE FROM {name} WHERE NOT list_contains(?, hospitalization_id)"  # noqa: S608 - names of ours
+            warehouse.execute(remaining, [chosen])
+    command = forking.command("vitalake", "history", "load", "mimic-demo", "--home", str(home), kind="history")
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def everything(settings: Settings) -> dict[str, pa.Table]:

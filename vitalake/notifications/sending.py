@@ -11,7 +11,8 @@ from vitalake.settings import resolve_references
 
 _log = logging.getLogger(__name__)
 
-Send = Callable[[str, str], None]
+Send = Callable[[str, str], bool]
+"""Sends a title and a text; returns whether every address has taken it."""
 
 
 def sender(addresses: Sequence[str], *, home: Path) -> Send:
@@ -22,7 +23,7 @@ def sender(addresses: Sequence[str], *, home: Path) -> Send:
             which can contain a token.
     """
     if not addresses:
-        return lambda _title, _text: None
+        return lambda _title, _text: True
     try:
         import apprise
     except ImportError:
@@ -39,8 +40,7 @@ def sender(addresses: Sequence[str], *, home: Path) -> Send:
                 remedy="Write it in one of the forms that apprise's documentation lists.",
             )
 
-    def send(title: str, text: str) -> None:
-        if not service.notify(title=title, body=text):
-            _log.warning("notification was not delivered", extra={"what": title})
+    def send(title: str, text: str) -> bool:
+        return bool(service.notify(title=title, body=text))
 
     return send

@@ -1,6 +1,6 @@
 // The board: replaces changed rows, keeps their order, and tells screen readers when a patient becomes high.
 
-import { follow } from "./ward.js";
+import { follow } from "./live.js";
 
 const table = document.getElementById("board");
 const rows = document.getElementById("rows");

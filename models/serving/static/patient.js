@@ -1,6 +1,6 @@
 // A patient's page: shows each new state at once, and keeps opened sections open.
 
-import { follow } from "./ward.js";
+import { follow } from "./live.js";
 
 const now = document.getElementById("now");
 

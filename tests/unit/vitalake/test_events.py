@@ -55,7 +55,7 @@ def test_a_subscriber_that_fails_is_logged_once_without_values_and_harms_nobody(
 
 def test_the_notifier_observes_its_own_lane() -> None:
     events, titles = EventBus(), list[str]()
-    Notifier(Settings(), "vitals", lambda title, _: titles.append(title)).subscribe_to(events)
+    Notifier(Settings(), "vitals", lambda title, _: titles.append(title) is None).subscribe_to(events)
     for second in (0.0, 60.0):
         events.publish(LaneObserved("others", Seen(True, ["Disk is full"], Tally(), second)))
     assert titles == []

@@ -47,13 +47,45 @@ def feed(shares: Notifier, windows: list[tuple[int, int, int]], *, begin: float 
 
 def test_a_pause_is_told_once_and_so_is_its_end() -> None:
     told: list[str] = []
-    pauses = Notifier(Settings(), "vitals", lambda title, _: told.append(title))
+    pauses = Notifier(Settings(), "vitals", lambda title, _: told.append(title) is None)
     for now, paused in [(0, False), (1, True), (5, True), (6, False), (7, True), (16, True), (17, True), (90, True)]:
         pauses.observe(Seen(paused, ["Disk is full"], Tally(), now))
     assert told == ["vitalake: vitals waits"]
     pauses.observe(Seen(False, [], Tally(), 91))
     pauses.observe(Seen(False, [], Tally(), 92))
     assert told == ["vitalake: vitals waits", "vitalake: vitals goes on"]
+
+
+@pytest.mark.parametrize("failure", [False, ConnectionError])
+def test_what_is_not_delivered_is_sent_again_and_before_what_came_later(failure: bool | type[Exception]) -> None:
+    """The first attempt failed, and an hour later "goes on. Nothing was lost" came alone."""
+    told: list[str] = []
+    reached = False
+
+    def send(title: str, _: str) -> bool:
+        if not reached and isinstance(failure, type):
+            raise failure
+        if reached:
+            told.append(title)
+        return reached
+
+    pauses = Notifier(Settings(), "vitals", send)
+    for now in range(0, 3_600, 5):
+        pauses.observe(Seen(True, ["Disk is full"], Tally(), now))
+    pauses.observe(Seen(False, [], Tally(), 3_601))
+    reached = True
+    for now in range(3_602, 4_000):
+        pauses.observe(Seen(False, [], Tally(), now))
+    assert told == ["vitalake: vitals waits", "vitalake: vitals goes on"]
+
+
+def test_an_address_that_is_gone_is_not_asked_at_every_look() -> None:
+    asked: list[float] = []
+    pauses = Notifier(Settings(), "vitals", lambda *_: bool(asked.append(now)))
+    for now in range(0, 3_600):
+        pauses.observe(Seen(True, ["Disk is full"], Tally(), now))
+    assert [after - before for before, after in pairwise(asked)][:4] == [10, 30, 60, 300]
+    assert len(asked) == 15
 
 
 def test_it_reaches_a_real_address_given_by_reference(
@@ -93,22 +125,22 @@ def test_too_great_a_share_is_told_once_with_reasons_and_a_way_out_and_so_is_its
 
 def test_what_is_held_counts_too() -> None:
     told: list[str] = []
-    feed(watch(lambda title, _: told.append(title)), [(200, 0, 150), (200, 0, 0)])
+    feed(watch(lambda title, _: told.append(title) is None), [(200, 0, 150), (200, 0, 0)])
     assert told == ["vitalake: vitals holds 75% of its rows", "vitalake: vitals takes its rows again"]
 
 
 def test_a_trickle_is_judged_when_enough_has_come() -> None:
     told: list[str] = []
-    feed(watch(lambda title, _: told.append(title)), [(40, 40, 0), (40, 40, 0), (40, 40, 0), (40, 40, 0)])
+    feed(watch(lambda title, _: told.append(title) is None), [(40, 40, 0), (40, 40, 0), (40, 40, 0), (40, 40, 0)])
     assert told == ["vitalake: vitals rejects 100% of its rows"]
     told.clear()
-    feed(watch(lambda title, _: told.append(title)), [(40, 40, 0), (0, 0, 0), (0, 0, 0)])
+    feed(watch(lambda title, _: told.append(title) is None), [(40, 40, 0), (0, 0, 0), (0, 0, 0)])
     assert told == []
 
 
 def test_totals_that_begin_again_are_a_new_window() -> None:
     told: list[str] = []
-    shares = watch(lambda title, _: told.append(title))
+    shares = watch(lambda title, _: told.append(title) is None)
     feed(shares, [(1000, 0, 0)])
     feed(shares, [(500, 0, 0)], begin=10 * WINDOW)
     assert told == []
@@ -124,7 +156,7 @@ def test_never_more_than_one_a_window_and_by_turns(
 ) -> None:
     told: list[str] = []
     counted: list[int] = []
-    shares = watch(lambda title, _: told.append(title), share=share, least=least)
+    shares = watch(lambda title, _: told.append(title) is None, share=share, least=least)
     total = Tally()
     look(shares, total, now=0.0)
     for i, (messages, rejected, held) in enumerate(windows):

@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from vitalake.failpoints import failpoint
+from vitalake.grouping import groups, row_count
 from vitalake.lake.maintenance.compaction import TARGET_ROWS
 from vitalake.lake.maintenance.rewrite import Rows, read_file, rewrite, unavailable
 from vitalake.lake.tables.buckets import bucket_of, may_hold, patient_column
@@ -131,14 +132,7 @@ def _together(files: Sequence[StagedFile], most: int) -> Iterator[list[str | Non
     rows: Counter[str | None] = Counter()
     for file in files:
         rows[file.day] += file.rows
-    group: list[str | None] = []
-    for day in sorted(rows, key=str):
-        if group and sum(rows[other] for other in group) + rows[day] > most:
-            yield group
-            group = []
-        group.append(day)
-    if group:
-        yield group
+    yield from groups(sorted(rows, key=str), (rows.__getitem__, most))
 
 
 def purge(table: Table, column: str, value: Value) -> int:
@@ -265,12 +259,6 @@ def remaining_rows(rows: Rows, keep: Callable[[pa.Table], pa.Table]) -> Iterator
         keep: makes of a batch of rows what remains of it.
     """
     for file in rows.files:
-        parts: list[pa.Table] = []
-        for batch in read_file(rows.table, file):
-            part = keep(batch)
-            if sum(other.num_rows for other in parts) + part.num_rows > TARGET_ROWS:
-                yield Piece(pa.concat_tables(parts), bucket_of(file.path))
-                parts = []
-            parts.append(part)
-        if any(part.num_rows for part in parts):
+        kept = (part for part in map(keep, read_file(rows.table, file)) if part.num_rows)
+        for parts in groups(kept, (row_count, TARGET_ROWS)):
             yield Piece(pa.concat_tables(parts), bucket_of(file.path))

@@ -21,6 +21,7 @@ from deltalake.exceptions import DeltaError
 from vitalake import clock
 from vitalake.errors import LakeError
 from vitalake.failpoints import failpoint
+from vitalake.grouping import groups, row_count
 from vitalake.lake.commits.lake import Lake
 from vitalake.lake.commits.spans import Span, add_span
 from vitalake.lake.datasets.dataset import SUBJECT
@@ -360,7 +361,8 @@ class _Run:
                 yield done.rows
 
         dataset = self._target.dataset
-        parts = [sort_by(part, keys, last=no_order(part, dataset)) for part in _full(converted())]
+        full = map(joined, groups(filter(row_count, converted()), (row_count, TARGET_ROWS)))
+        parts = [sort_by(part, keys, last=no_order(part, dataset)) for part in full]
         return Work([file.path for file in files], [], rows, filtered, forgotten, dict(unfit)), parts
 
     def _written(self, job: Job, work: Work, parts: list[pa.Table]) -> Work:
@@ -398,40 +400,18 @@ class _Run:
 
 def _pieces_of(files: Sequence[StagedFile]) -> Iterator[list[StagedFile]]:
     """Yield files, day by day, in groups that make a piece of work each."""
-    piece: list[StagedFile] = []
-    for file in sorted(files, key=lambda file: (str(file.day), file.path)):
-        if piece and sum(f.rows for f in piece) + file.rows > PIECE_ROWS:
-            yield piece
-            piece = []
-        piece.append(file)
-    if piece:
-        yield piece
+    ordered = sorted(files, key=lambda file: (str(file.day), file.path))
+    yield from groups(ordered, (lambda file: file.rows, PIECE_ROWS))
 
 
 def _gathered(batches: Iterable[pa.Table]) -> Iterator[pa.Table]:
     """Join batches while they are of few patients, so that repeated values are opened once."""
-    collected: list[pa.Table] = []
-    rows, patients = 0, 0
-    for batch in batches:
-        here = sum(len(chunk.dictionary) for chunk in batch[SUBJECT.name].chunks)
-        if collected and (rows + batch.num_rows > PIECE_ROWS or patients + here > GATHERED_PATIENTS):
-            yield joined(collected)
-            collected, rows, patients = [], 0, 0
-        collected.append(batch)
-        rows, patients = rows + batch.num_rows, patients + here
-    if collected:
-        yield joined(collected)
+    for together in groups(batches, (row_count, PIECE_ROWS), (_patients, GATHERED_PATIENTS)):
+        yield joined(together)
 
 
-def _full(parts: Iterator[pa.Table]) -> Iterator[pa.Table]:
-    collected: list[pa.Table] = []
-    for part in parts:
-        if sum(one.num_rows for one in collected) + part.num_rows > TARGET_ROWS:
-            yield joined(collected)
-            collected = []
-        collected.append(part)
-    if any(part.num_rows for part in collected):
-        yield joined(collected)
+def _patients(batch: pa.Table) -> int:
+    return sum(len(chunk.dictionary) for chunk in batch[SUBJECT.name].chunks)
 
 
 def refuse_missing(lake: Lake) -> None:

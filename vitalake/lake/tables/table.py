@@ -101,6 +101,7 @@ class Table:
                 schema=Schema.from_arrow(new_schema(self.dataset)),
                 partition_by=["day"] if self.dataset.day_of else None,
                 mode="ignore",
+                description=self._note(),
                 # No statistics: patient columns must leave no min/max in the log.
                 configuration={"delta.dataSkippingNumIndexedCols": "0", "delta.logRetentionDuration": LOG_RETENTION},
                 commit_properties=CommitProperties(app_transactions=[Transaction(APP, self.dataset.revision)]),
@@ -114,6 +115,15 @@ class Table:
                 where=self.name,
                 remedy="Check that lake.uri is writable; nothing was written.",
             ) from None
+
+    def _note(self) -> str | None:
+        """Return the table's description, for people who open it without this project."""
+        if self.name.rpartition("/")[0] not in ("published", "restricted"):
+            return None
+        return (
+            "Holds every version of each row, also corrected and withdrawn ones. For the query of the current rows run "
+            f"'vitalake lake view {self.dataset.name}'."
+        )
 
     # -- reading -------------------------------------------------------------------------------------------------
 

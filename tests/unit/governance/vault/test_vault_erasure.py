@@ -272,7 +272,7 @@ def test_a_legal_hold_stops_an_erasure_with_its_reason(place: Place) -> None:
     vault.erase(subject, "c-1")
 
 
-def test_a_hold_ends_at_its_end_and_can_be_changed(place: Place) -> None:
+def test_a_hold_ends_at_its_end_and_can_be_changed(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     vault, subject = _known(place)
     vault.hold(subject, "for good")
     until = datetime(2199, 5, 4, 3, 2, 1, 500, tzinfo=UTC)
@@ -283,11 +283,39 @@ def test_a_hold_ends_at_its_end_and_can_be_changed(place: Place) -> None:
     with pytest.raises(PrivacyError, match=r"under a legal hold until 2199-05-04 \(case 17\)"):
         vault.erase(subject, "c-1")
     assert vault.on_hold() == [subject]
-    vault.hold(subject, "case 17", clock.now() - timedelta(seconds=1))
+    ends = clock.now() + timedelta(hours=1)
+    vault.hold(subject, "case 17", ends)
+    monkeypatch.setattr(clock, "now_us", lambda: round(ends.timestamp() * 1e6))
     assert vault.held(subject) is None
     assert vault.on_hold() == []
     vault.erase(subject, "c-1")
     assert vault.status().held == 0
+
+
+def test_a_hold_that_would_be_over_already_is_refused(place: Place) -> None:
+    """A mistyped year was confirmed, and the patient erased."""
+    vault, subject = _known(place)
+    vault.hold(subject, "case 17")
+    with pytest.raises(InputError, match="over already"):
+        vault.hold(subject, "case 18", clock.now() - timedelta(seconds=1))
+    held = vault.held(subject)
+    assert held is not None and held.reason == "case 17"
+
+
+def test_the_last_day_of_a_hold_that_an_earlier_release_has_set_counts(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It stored the midnight at which that day begins."""
+    vault, subject = _known(place)
+    day = (clock.now() + timedelta(days=1)).replace(hour=0, minute=0, second=0, microsecond=0)
+    vault.hold(subject, "case 17", day)
+    last_us = round((day + timedelta(days=1)).timestamp() * 1e6) - 1
+    monkeypatch.setattr(clock, "now_us", lambda: last_us)
+    assert vault.on_hold() == [subject]
+    with pytest.raises(PrivacyError, match=f"until {day:%Y-%m-%d}"):
+        vault.erase(subject, "c-1")
+    monkeypatch.setattr(clock, "now_us", lambda: last_us + 1)
+    assert vault.on_hold() == []
 
 
 def test_the_log_comes_before_the_hold_of_a_restored_vault(place: Place) -> None:

@@ -15,7 +15,7 @@ from models.serving.pages import Page, PageRequest, Shown
 from models.serving.pages.mounting import MountedPages
 from models.serving.pages.registry import GROUP, registered_pages
 from tests.contract.pages import BROWSER, PageContract
-from tests.plugged import plug
+from tests.plugged import packages, plug
 from tests.services.serving import STABLE, WardUnderTest, serving
 from vitalake.errors import InputError, SettingsError
 from vitalake.settings import Settings
@@ -31,10 +31,10 @@ IT = Page(
 
 
 @pytest.fixture
-def path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def path(tmp_path: Path) -> Iterator[Path]:
     """A folder on Python's path."""
-    monkeypatch.syspath_prepend(tmp_path)
-    return tmp_path
+    with packages(tmp_path) as folder:
+        yield folder
 
 
 def _text(**changes: str) -> str:

@@ -94,7 +94,7 @@ def test_doctests() -> None:
 
 def test_the_script_says_ages_in_the_same_words(tmp_path: Path) -> None:
     """Run the script's function if a JavaScript engine is installed."""
-    script = (STATIC / "ward.js").read_text()
+    script = (STATIC / "live.js").read_text()
     function = script[script.index("export function ago") : script.index("const clock")].replace("export ", "")
     ages = [0, 59, 60, 3_599, 3_600, 3_660, 7_200, 86_399, 86_400, 90_000, 200_000]
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import pytest
 from pipelines.history.warehouse import open_warehouse
 from pipelines.history.warehouses.registry import GROUP, registered, warehouse_kind
 from tests.contract.warehouses import BEATS, Filled, WarehouseContract
-from tests.plugged import plug
+from tests.plugged import packages, plug
 from vitalake.errors import ServiceUnavailable, SettingsError
 
 KIND = """
@@ -31,10 +32,10 @@ IT = WarehouseKind(
 
 
 @pytest.fixture
-def path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def path(tmp_path: Path) -> Iterator[Path]:
     """A folder on Python's path."""
-    monkeypatch.syspath_prepend(tmp_path)
-    return tmp_path
+    with packages(tmp_path) as folder:
+        yield folder
 
 
 def _toy(

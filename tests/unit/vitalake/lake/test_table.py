@@ -166,3 +166,11 @@ def test_looking_for_a_lake_makes_none(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
     assert lake.spans.days() == []
     assert lake.storage.holds_table("spans")
+
+
+@pytest.mark.parametrize(("zone", "told"), [("published", True), ("restricted", True), ("quarantine", False)])
+def test_a_table_tells_raw_readers_that_it_holds_every_version(tmp_path: Path, zone: str, told: bool) -> None:
+    table = Table(load_dataset("observation"), open_storage(str(tmp_path), {}), zone=zone)
+    append(table, 0, 3)
+    said = DeltaTable(table.storage.uri).metadata().description
+    assert ("vitalake lake view observation" in (said or "")) is told
