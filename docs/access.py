@@ -10,7 +10,10 @@ from fastapi.routing import APIRoute
 
 from docs.tables import table
 from governance.access.principal import PERMISSION_MEANINGS, PERMISSIONS, ROLE_MEANINGS, ROLES, Permission
-from models.serving import api, pages, problems, staff
+from models.serving import api, problems
+from models.serving.pages import session
+from models.serving.pages.base import Page, RoutedPage
+from models.serving.pages.registry import OURS, registered_pages
 from vitalake.errors import VitaLakeError
 
 _OFFICER = """
@@ -71,8 +74,9 @@ def http_page() -> str:
         "\n\n## For programs\n\n"
         + table(["request", "answer"], list(_routes(api.router)))
         + "\n## Pages\n\n"
-        + table(["request", "what it does"], [*_routes(pages.router), *_routes(staff.router)])
-        + "\nWhich permission a page or endpoint needs: [roles](roles.md).\n\n## Refusals\n\n"
+        + table(["request", "what it does"], [*_routes(session.router), *_pages()])
+        + "\nInstalled packages can register [further pages](../how-to/write-a-page.md). Which permission a page or "
+        "endpoint needs: [roles](roles.md).\n\n## Refusals\n\n"
         "A refusal is `application/problem+json` (RFC 9457) for programs, and a page for browsers. It never "
         "repeats what was sent.\n\n" + table(["status", "title"], statuses)
     )
@@ -84,6 +88,15 @@ def _routes(router: Any) -> Iterator[list[str]]:
         if isinstance(route, APIRoute):
             method = ", ".join(sorted(route.methods or ()))
             yield [f"`{method} {route.path}`", _first(route.endpoint)]
+
+
+def _pages() -> Iterator[list[str]]:
+    """Yield the requests of the project's pages."""
+    for page in registered_pages():
+        if isinstance(page, RoutedPage):
+            yield from _routes(page.router())
+        elif isinstance(page, Page) and page.name in OURS:
+            yield [f"`GET {page.path}`", page.description]
 
 
 def _first(documented: Any) -> str:

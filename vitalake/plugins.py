@@ -21,7 +21,9 @@ GROUPS = (
     "vitalake.formats",
     "vitalake.masks",
     "vitalake.notifications",
+    "vitalake.pages",
     "vitalake.stores",
+    "vitalake.warehouses",
 )
 """The groups that a package may register entry points in; the module that reads a group describes it."""
 

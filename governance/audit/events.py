@@ -12,6 +12,7 @@ Action = Literal[
     "score.write",
     "identity.read",
     "board.read",
+    "page.read",
     "decision.write",
     "sql.query",
     "published.read",

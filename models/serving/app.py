@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI, Request, Response
@@ -11,8 +11,12 @@ from starlette.staticfiles import StaticFiles
 
 from governance.access import TokenVerifier
 from governance.audit import BatchAuditSink
-from models.serving import api, pages, problems, staff
+from models.serving import api, problems
 from models.serving.addresses import names_of, require_loopback
+from models.serving.pages import session
+from models.serving.pages.base import Addressed
+from models.serving.pages.mounting import MountedPages
+from models.serving.pages.registry import registered_pages
 from models.serving.rendering import static_folder
 from models.serving.security import SecurityMiddleware
 from models.serving.state import ServerState
@@ -20,7 +24,11 @@ from vitalake.settings import Settings
 
 
 def make_app(
-    settings: Settings, *, audit: BatchAuditSink | None = None, verifier: TokenVerifier | None = None
+    settings: Settings,
+    *,
+    audit: BatchAuditSink | None = None,
+    verifier: TokenVerifier | None = None,
+    pages: Sequence[Addressed] | None = None,
 ) -> FastAPI:
     """Return the application of a home with its stores open; they are closed when it ends.
 
@@ -28,12 +36,15 @@ def make_app(
         settings: of the home.
         audit: where accesses are recorded; None: the home's audit.
         verifier: verifies tokens; None: the one for the issuer in the settings.
+        pages: in their order in the navigation; None: the registered ones.
 
     Raises:
         PrivacyError: other machines could reach the address.
-        VitaLakeError: a store cannot be opened, or the rules are not valid.
+        VitaLakeError: a store cannot be opened, the rules are not valid, or a page cannot be used.
     """
     require_loopback(settings.serving.host, settings.serving.port)
+    shown = registered_pages() if pages is None else tuple(pages)
+    mounted = MountedPages(shown, settings)
     server = ServerState(settings, audit=audit, verifier=verifier)
 
     @asynccontextmanager
@@ -43,6 +54,7 @@ def make_app(
             yield
         finally:
             await server.stop()
+            mounted.close()
 
     # No documentation pages, because FastAPI's load scripts from other servers. The schema itself is served.
     app = FastAPI(
@@ -55,14 +67,14 @@ def make_app(
         redirect_slashes=False,  # such a redirect would repeat the requested address, which may contain a value
         lifespan=life,
     )
-    app.state.server, app.state.ledger = server, staff.LedgerReader(settings)
+    app.state.server, app.state.pages = server, shown
     app.add_middleware(SecurityMiddleware, names=names_of(settings.serving.host))
     problems.install(app)
-    for router in (api.router, pages.router, staff.router):
+    for router in (api.router, session.router, *mounted.routers):
         app.include_router(router)
     app.mount("/static", StaticFiles(directory=static_folder()), name="static")
 
-    @app.exception_handler(pages.SignInFirst)
+    @app.exception_handler(session.SignInFirst)
     async def _(request: Request, error: Exception) -> Response:
         return RedirectResponse("/sign-in", 303)
 

@@ -3,27 +3,21 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
 from importlib import resources
 from typing import Any
 
 from fastapi import Request, Response
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import BaseLoader, Environment, PackageLoader, StrictUndefined
 
-from governance.access import Permission, Principal
+from governance.access import Principal
 from models.serving import formatting as words
+from models.serving.pages.base import Addressed
 from models.serving.risk import STALE_SECONDS, iso
 from models.serving.zone import clock_time, local_second, zone_name
 
 _PROGRAMS = ("/v1/", "/fhir/", "/healthz", "/static/")
-
-NAVIGATION: tuple[tuple[str, str, Permission], ...] = (
-    ("/board", "Ward board", "risk:read"),
-    ("/ledger", "Ledger", "ledger:read"),
-    ("/audit", "Audit", "audit:read"),
-)
-"""The pages and the permission that each needs; the navigation shows only pages that the user may open."""
 
 SIGN_IN = "/sign-in"
 
@@ -37,16 +31,40 @@ def is_page(request: Request) -> bool:
     return "text/html" in accepts and not request.url.path.startswith(_PROGRAMS)
 
 
-def home_of(principal: Principal) -> str:
+def navigation(request: Request, principal: Principal) -> list[tuple[str, str]]:
+    """Return path and title of every page that a role may open, in their order."""
+    pages: tuple[Addressed, ...] = request.app.state.pages
+    return [(page.path, page.title) for page in pages if page.in_navigation and principal.may(page.permission)]
+
+
+def home_of(request: Request, principal: Principal) -> str:
     """Return the first page that a role may see; the sign-in page if it may see none."""
-    return next((path for path, _, permission in NAVIGATION if principal.may(permission)), SIGN_IN)
+    return next((path for path, _ in navigation(request, principal)), SIGN_IN)
+
+
+class _Templates(BaseLoader):
+    """Finds ``FILE`` in the project's folder of templates, and ``PACKAGE:FILE`` in that of another package."""
+
+    def get_source(self, environment: Environment, template: str) -> tuple[str, str, Callable[[], bool] | None]:
+        """Return the source of a template, its file, and whether it has stayed the same.
+
+        Raises:
+            TemplateNotFound, ImportError, ValueError: no such file, no such package, or it has no folder of templates.
+        """
+        package, _, file = template.rpartition(":")
+        return _folder(package or "models.serving").get_source(environment, file)
+
+
+@cache
+def _folder(package: str) -> PackageLoader:
+    return PackageLoader(package)
 
 
 @cache
 def environment() -> Environment:
     """Return the template environment."""
     found = Environment(
-        loader=PackageLoader("models.serving"),
+        loader=_Templates(),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -81,7 +99,7 @@ def render(
 ) -> Response:
     """Return a page as a response, with the navigation of the signed-in user."""
     principal: Principal | None = getattr(request.state, "principal", None)
-    links = [(path, name) for path, name, permission in NAVIGATION if principal and principal.may(permission)]
+    links = navigation(request, principal) if principal else []
     shared: dict[str, Any] = {"principal": principal, "links": links, "here": request.url.path}
     shared |= {"replay": None, "now_us": None, "troubles": (), "zone": zone_name(), "build": build()}
     text = fragment(template, shared | dict(context))

@@ -30,9 +30,6 @@ WRITER = "serving"
 MOST_SCORES_WAITING = 400
 """About two seconds of work; further requests are refused at once."""
 
-MOST_WAITING = 8
-"""Requests that may wait for the ledger, which takes seconds on a large home."""
-
 NAME_SECONDS = 1.0
 """How long boards share a name that was read: names must disappear about a second after the key is revoked."""
 
@@ -50,7 +47,6 @@ class ServerState:
         authoriser: authenticates and authorises requests, and records them.
         issuer: of development tokens.
         drawing: the thread that renders patients' pages, so that scores do not wait for them.
-        slow: the thread that reads the ledger, which may take seconds.
         auditing: reads the audit.
     """
 
@@ -66,7 +62,6 @@ class ServerState:
         self.settings, self.keys = settings, Home(settings).keys
         self._ward_thread, self._audit_thread = OneThread("ward", most=MOST_SCORES_WAITING), OneThread("audit")
         self.drawing, self._tidying = OneThread("drawing"), OneThread("tidying")
-        self.slow = OneThread("ledger", most=MOST_WAITING)
         self.auditing = AuditReader(settings, self.keys)
         self.ward = Ward(settings, self.keys)
         self._audit = audit or open_audit(settings, self.keys, writer=WRITER)
@@ -102,7 +97,7 @@ class ServerState:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        for thread in (self._ward_thread, self._audit_thread, self.drawing, self.slow, self._tidying):
+        for thread in (self._ward_thread, self._audit_thread, self.drawing, self._tidying):
             thread.close()
         self.auditing.close()
         self.ward.close()

@@ -1,4 +1,4 @@
-"""Reads warehouses by ADBC, as streamed Arrow batches; DuckDB and PostgreSQL in the same way."""
+"""Reads warehouses by ADBC, as streamed Arrow batches; every kind (warehouses/) in the same way."""
 
 from __future__ import annotations
 
@@ -8,38 +8,20 @@ from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any, TypeVar
-from urllib.parse import parse_qs, urlsplit
 
 import pyarrow as pa
 
 from pipelines.history.columns import plain
-from pipelines.history.silence import Silent, answered, with_keepalives
+from pipelines.history.silence import Silent, answered
+from pipelines.history.warehouses.base import Target, WarehouseKind
+from pipelines.history.warehouses.registry import OURS, warehouse_kind
 from vitalake.errors import ServiceUnavailable, SettingsError
-from vitalake.settings import resolve_references
+from vitalake.settings import has_password, resolve_references
 
 _T = TypeVar("_T")
 
-_DRIVERS = {"duckdb": "adbc_driver_duckdb", "postgresql": "adbc_driver_postgresql"}
-_SESSION = (
-    # All queries of the load see one snapshot.
-    "SET SESSION CHARACTERISTICS AS TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY",
-    # Times cast to text are the same whatever the server's defaults are.
-    "SET DateStyle TO 'ISO, YMD'",
-    "SET TimeZone TO 'UTC'",
-)
-"""Statements at the beginning of a PostgreSQL session."""
-
 SILENCE_SECONDS = 900.0
 """Default of the longest wait for an answer: a query that sorts a large table needs minutes for its first row."""
-
-_IN_MEMORY = ":memory:"
-"""DuckDB's name of a database without a file."""
-
-
-def _search_in(home: Path) -> str:
-    """Return the statement that makes DuckDB look in the home for files that a query names."""
-    folder = str(home).replace("'", "''")
-    return f"SET file_search_path = '{folder}'"
 
 
 class Warehouse:
@@ -107,68 +89,42 @@ class Warehouse:
         return str(pa.Table.from_batches(self.read(sql)).column(0)[0].as_py())
 
 
-def _has_password(address: str) -> bool:
-    try:
-        parts = urlsplit(address)
-    except ValueError:  # unbalanced brackets: the driver reports what is wrong
-        return "@" in address
-    return bool(parts.password) or "password" in parse_qs(parts.query)
-
-
 @contextmanager
 def open_warehouse(address: str, *, home: Path, silence_seconds: float = SILENCE_SECONDS) -> Iterator[Warehouse]:
     """Open a warehouse.
 
     Args:
-        address: ``duckdb:PATH`` (relative to the home), ``duckdb::memory:`` (no file: its queries read CSV or Parquet
-            files, by paths relative to the home), ``postgresql://…``, or a reference to one of them: ``env:NAME`` or
-            ``file:PATH``.
+        address: begins with the scheme of a registered kind: ``duckdb:PATH`` (relative to the home),
+            ``duckdb::memory:`` (no file: its queries read CSV or Parquet files, by paths relative to the home),
+            ``postgresql://…``, or that of a plug-in. Or a reference to an address: ``env:NAME`` or ``file:PATH``.
         home: the home.
         silence_seconds: longest wait for the next answer of a server.
 
     Raises:
-        SettingsError: the kind is unknown, the address has a password, a reference cannot be resolved, or the extra
-            'history' is not installed.
+        SettingsError: the kind is unknown, the address is not valid or has a password, a reference cannot be resolved,
+            or the kind's driver is not installed.
         ServiceUnavailable: the warehouse cannot be opened, or does not answer. The error does not show the address,
             which can contain a password.
     """
-    if _has_password(address):  # others can read it on a command line or in a job file
+    if has_password(address):  # others can read it on a command line or in a job file
         raise SettingsError(
             "Password stands in the warehouse's address",
             where="warehouse",
             remedy="Keep the address in a variable or a file, and write env:NAME or file:PATH in its place.",
         )
     address = resolve_references({"warehouse": address}, home=home)["warehouse"]
-    kind = address.partition(":")[0]
-    if kind not in _DRIVERS:
-        raise SettingsError(
-            "Kind of the warehouse's address is unknown",
-            where="warehouse",
-            remedy="Use duckdb:PATH, duckdb::memory: or postgresql://…",
-        )
+    kind = warehouse_kind(address)
+    dbapi, target = _driver(kind), _target(kind, address, home)
     try:
-        dbapi = import_module(f"{_DRIVERS[kind]}.dbapi")
-    except ImportError:
-        raise SettingsError(
-            "History lane is not installed",
-            where=f"package {_DRIVERS[kind]}",
-            remedy="Run in the checkout: pip install '.[history]'",
-        ) from None
-    within = address.removeprefix("duckdb:")
-    name = kind if kind != "duckdb" else within if within == _IN_MEMORY else Path(within).name
-    where = address if kind != "duckdb" else within if within == _IN_MEMORY else str(home / within)
-    server = kind == "postgresql"
+        connection = kind.connect(dbapi, target.uri)
+    except (dbapi.Error, OSError) as error:
+        raise _cannot_be_opened(error, target) from None
+    opened = Warehouse(connection, target.name, silence_seconds=silence_seconds if kind.server else None)
     try:
-        connection = dbapi.connect(with_keepalives(where) if server else where)
-    except dbapi.Error as error:
-        raise ServiceUnavailable(
-            f"Warehouse cannot be opened ({type(error).__name__})",
-            where=name,
-            remedy="Check address, user and password. End other processes that use the same DuckDB file.",
-        ) from None
-    opened = Warehouse(connection, name, silence_seconds=silence_seconds if server else None)
-    try:
-        opened.run(*(_SESSION if server else (_search_in(home),) if where == _IN_MEMORY else ()))
+        try:
+            opened.run(*target.session)
+        except (dbapi.Error, OSError) as error:
+            raise _cannot_be_opened(error, target) from None
         yield opened
     except Silent:
         raise  # without closing the connection, in which a call still waits
@@ -176,3 +132,33 @@ def open_warehouse(address: str, *, home: Path, silence_seconds: float = SILENCE
         connection.close()
         raise
     connection.close()
+
+
+def _driver(kind: WarehouseKind) -> Any:
+    """Import and return the DBAPI module of a kind's driver."""
+    try:
+        return import_module(kind.dbapi)
+    except ImportError:
+        if kind.scheme in OURS:
+            what, remedy = "History lane is not installed", "Run in the checkout: pip install '.[history]'"
+        else:
+            what, remedy = "Driver of the warehouse is not installed", "Install this package beside vitalake."
+        raise SettingsError(what, where=f"package {kind.package}", remedy=remedy) from None
+
+
+def _target(kind: WarehouseKind, address: str, home: Path) -> Target:
+    """Return what an address means; of a ValueError nothing is shown, because its text can quote the address."""
+    try:
+        return kind.locate(address, home)
+    except ValueError:
+        raise SettingsError(
+            "Warehouse's address is not valid", where="warehouse", remedy=f"Write it as {' or '.join(kind.addresses)}"
+        ) from None
+
+
+def _cannot_be_opened(error: Exception, target: Target) -> ServiceUnavailable:
+    return ServiceUnavailable(
+        f"Warehouse cannot be opened ({type(error).__name__})",
+        where=target.name,
+        remedy="Check address, user and password. End other processes that use the same DuckDB file.",
+    )

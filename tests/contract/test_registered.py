@@ -1,18 +1,31 @@
-"""Every mask, notification rule and format that is registered goes through its contract."""
+"""Every mask, notification rule, format, warehouse and page that is registered goes through its contract."""
 
 from __future__ import annotations
 
+import uuid
+from pathlib import Path
 from typing import Any
 
+import duckdb
+import pytest
+
 from governance.policy.masks import mask_kinds
+from models.serving.pages.registry import registered_pages
 from pipelines.formats.registry import OURS, format_kind, registered
+from pipelines.history.warehouses import duckdb as duckdb_kind
+from pipelines.history.warehouses import postgresql as postgresql_kind
+from pipelines.history.warehouses.registry import registered as registered_warehouses
 from tests.contract.formats import FormatContract
 from tests.contract.masks import MaskContract
 from tests.contract.notifications import RuleContract
+from tests.contract.pages import PageContract
+from tests.contract.warehouses import BEATS, WORD, Filled, WarehouseContract
 from tests.fhir import message, observation
 from tests.hl7 import PID, adt, oru
 from tests.hostile import bundle
 from tests.hostile_flat import flat
+from tests.services.kafka import free_port
+from tests.services.postgres import PostgresServer
 from vitalake.notifications import rule_kinds
 from vitalake.settings import AlertSettings
 
@@ -50,6 +63,56 @@ for _name, _messages in FORMAT_MESSAGES.items():
     _of = _name.partition(":")[0]
     _told = {"kind": format_kind(_of), "name": _name, "messages": _messages}
     globals()[f"TestFormat{_name.title()}"] = type(f"TestFormat{_name.title()}", (FormatContract,), _told)
+
+for _page in registered_pages():
+    _class = f"TestPage{_page.name.title()}"
+    globals()[_class] = type(_class, (PageContract,), {"page": _page})
+
+
+class TestWarehouseDuckdb(WarehouseContract):
+    """A DuckDB file."""
+
+    kind = duckdb_kind.WAREHOUSE
+    fails = ("SELECT CAST(word AS INTEGER) FROM beats", "SELECT error(word) FROM beats")
+
+    @pytest.fixture
+    def filled(self, tmp_path: Path) -> Filled:
+        with duckdb.connect(str(tmp_path / "city.duckdb")) as connection:
+            connection.register("given", BEATS)
+            connection.execute("CREATE TABLE beats AS FROM given")
+        (tmp_path / "broken.duckdb").write_bytes(WORD.encode() * 1_000)
+        nowhere = ("duckdb:none.duckdb", "duckdb:no/such/folder.duckdb", "duckdb:broken.duckdb")
+        return Filled(home=tmp_path, address="duckdb:city.duckdb", nowhere=nowhere)
+
+
+@pytest.mark.postgres
+class TestWarehousePostgresql(WarehouseContract):
+    """A database of a PostgreSQL server."""
+
+    kind = postgresql_kind.WAREHOUSE
+    fails = ("SELECT CAST(word AS integer) FROM beats", "SELECT 1 / (n - 500) FROM beats ORDER BY n")
+
+    @pytest.fixture
+    def filled(self, tmp_path: Path, postgres: PostgresServer) -> Filled:
+        database = f"d{uuid.uuid4().hex[:10]}"
+        postgres.execute(f"CREATE DATABASE {database}")
+        postgres.ingest({"beats": BEATS.to_pydict()}, database=database)
+        return Filled(
+            home=tmp_path,
+            address=postgres.address(database=database),
+            nowhere=(
+                postgres.address(database=f"{database}_none"),
+                postgres.address(database=database, password="Zzwrong"),
+                postgres.address(database=database, port=free_port()),
+            ),
+            secrets=(postgres.password, "Zzwrong", "127.0.0.1", str(postgres.port), database),
+            insert=lambda: postgres.execute("INSERT INTO beats VALUES (1000, 'x')", database=database),
+        )
+
+
+def test_every_warehouse_that_is_registered_goes_through_the_contract() -> None:
+    tested = {suite.kind.scheme for suite in (TestWarehouseDuckdb, TestWarehousePostgresql)}
+    assert tested == set(registered_warehouses())
 
 
 def test_every_format_that_is_registered_has_messages_to_be_tested_with() -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from tests.documented import DOCS, FIRST, HOME, run_page, shows
 
-OWN = {"declare-a-task", "write-a-format", "write-a-mask"}
+OWN = {"declare-a-task", "write-a-format", "write-a-mask", "write-a-page", "write-a-warehouse-driver"}
 """Pages whose blocks other tests run: they find them by ``documented.blocks``."""
 
 PAGES = sorted(

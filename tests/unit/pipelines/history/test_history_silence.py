@@ -7,7 +7,8 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from pipelines.history.silence import Silent, answered, with_keepalives
+from pipelines.history.silence import Silent, answered
+from pipelines.history.warehouses.postgresql import with_keepalives
 
 
 def test_an_answer_and_an_error_come_through() -> None:

@@ -1,4 +1,4 @@
-"""The pages of data engineers and privacy officers: the ledger, and who saw a patient."""
+"""The page of compliance officers: who saw a patient."""
 
 from __future__ import annotations
 
@@ -9,22 +9,14 @@ from fastapi import APIRouter, Request, Response
 
 from models.serving.authorisation import is_pseudonym, refuse_other_sites
 from models.serving.forms import read_form
-from models.serving.pages import signed_in
+from models.serving.pages.session import signed_in
 from models.serving.problems import Problem
 from models.serving.rendering import render
 from models.serving.state import ServerState
 from pipelines.people.patients import Person
 from vitalake.errors import VitaLakeError
-from vitalake.home import Home
-from vitalake.lake.commits.ledger import LiveLedger
-from vitalake.settings import Settings
 
 router = APIRouter(include_in_schema=False)
-
-COLUMNS = (
-    "messages", "decoded", "undecodable", "tombstones", "lost_upstream",
-    "rows", "published", "rejected", "duplicate", "filtered", "held", "late",
-)  # fmt: skip
 
 MOST_SHOWN = 500
 """How many accesses the page lists, the newest ones. 'vitalake audit who-saw' lists all."""
@@ -34,6 +26,7 @@ ACTIONS = {
     "score.write": "computed the score",
     "identity.read": "saw the name",
     "board.read": "saw the ward board",
+    "page.read": "saw a page with the patient",
     "decision.write": "changed the NEWS2 settings",
     "sql.query": "queried by SQL",
     "published.read": "read published rows with a program",
@@ -48,37 +41,6 @@ ACTIONS = {
     "patient.erase": "erased the patient",
     "patient.hold": "set or ended a legal hold",
 }
-
-
-class LedgerReader:
-    """Caches the ledger between two requests, so that each reads only new entries; used by one thread."""
-
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
-        self._live: LiveLedger | None = None
-
-    def read(self) -> dict[str, Any] | None:
-        """Return the ledger as data; None: there is no lake yet, and reading does not create one.
-
-        Raises:
-            LakeError: the lake cannot be read.
-        """
-        if self._live is None:
-            lake = Home(self._settings).lake()
-            if not lake.storage.holds_table("spans"):
-                return None
-            self._live = LiveLedger(lake.spans)
-        return self._live.refresh().to_json()
-
-
-@router.get("/ledger")
-async def ledger(request: Request) -> Response:
-    """Show the outcome counts of all messages and rows, and whether they balance."""
-    server: ServerState = request.app.state.server
-    await server.authoriser.permit(signed_in(request), "ledger:read")
-    reader: LedgerReader = request.app.state.ledger
-    summary = await server.slow.request(reader.read)
-    return render(request, "ledger.html", {"summary": summary, "columns": COLUMNS})
 
 
 @router.get("/audit")

@@ -1,0 +1,54 @@
+"""PostgreSQL: a server, read in one transaction that cannot write."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+
+from pipelines.history.warehouses.base import Target, WarehouseKind
+
+SESSION = (
+    # All queries of the load see one snapshot.
+    "SET SESSION CHARACTERISTICS AS TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY",
+    # Times cast to text are the same whatever the server's defaults are.
+    "SET DateStyle TO 'ISO, YMD'",
+    "SET TimeZone TO 'UTC'",
+)
+"""Statements at the beginning of a session."""
+
+CONNECT_SECONDS = 10
+
+_LIBPQ = {
+    "connect_timeout": CONNECT_SECONDS,
+    # The system notices within a minute that a server's machine is gone. A server that hangs still acknowledges
+    # packets: for it there is ``silence.answered``.
+    "keepalives": 1,
+    "keepalives_idle": 30,
+    "keepalives_interval": 10,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 60_000,
+}
+"""Defaults for parameters of PostgreSQL's client library, in seconds; the last one in milliseconds."""
+
+
+def with_keepalives(address: str) -> str:
+    """Return the address of a server with network time-outs added, where it does not set them."""
+    parts = urlsplit(address)
+    given = parse_qsl(parts.query, keep_blank_values=True)
+    missing = {name: value for name, value in _LIBPQ.items() if name not in dict(given)}
+    return urlunsplit(parts._replace(query=urlencode([*given, *missing.items()])))
+
+
+def locate(address: str, _home: Path) -> Target:
+    """Return the server that ``postgresql://…`` names; errors call it ``postgresql``."""
+    return Target(with_keepalives(address), "postgresql", SESSION)
+
+
+WAREHOUSE = WarehouseKind(
+    scheme="postgresql",
+    description="a PostgreSQL server",
+    addresses=("postgresql://…",),
+    dbapi="adbc_driver_postgresql.dbapi",
+    locate=locate,
+    server=True,
+)

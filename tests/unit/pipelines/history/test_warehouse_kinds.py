@@ -1,0 +1,185 @@
+"""Packages register kinds of warehouses: an unusable one is refused by name, and no error shows an address."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import nullcontext
+from pathlib import Path
+
+import duckdb
+import pytest
+
+from pipelines.history.warehouse import open_warehouse
+from pipelines.history.warehouses.registry import GROUP, registered, warehouse_kind
+from tests.contract.warehouses import BEATS, Filled, WarehouseContract
+from tests.plugged import packages, plug
+from vitalake.errors import ServiceUnavailable, SettingsError
+
+KIND = """
+from pipelines.history.warehouses import Target, WarehouseKind
+
+def locate(address, home):
+    return Target("Zzmarker", "city", {session})
+
+def connect(dbapi, uri):
+    {connect}
+
+IT = WarehouseKind(
+    scheme="{scheme}", description="x", addresses=("toy:NAME",), dbapi="{dbapi}", locate=locate, connect=connect
+)
+"""
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Iterator[Path]:
+    """A folder on Python's path."""
+    with packages(tmp_path) as folder:
+        yield folder
+
+
+def _toy(
+    *,
+    scheme: str = "toy",
+    dbapi: str = "adbc_driver_duckdb.dbapi",
+    session: str = "()",
+    connect: str = 'return dbapi.connect(":memory:")',
+) -> str:
+    return KIND.format(scheme=scheme, dbapi=dbapi, session=session, connect=connect)
+
+
+def test_ours_are_registered_and_come_first_in_the_error_of_an_unknown_one(path: Path) -> None:
+    assert list(registered()) == ["duckdb", "postgresql"]
+    with pytest.raises(SettingsError) as unknown:
+        warehouse_kind("oracle://Zzmarker@host")
+    assert str(unknown.value) == (
+        "Kind of the warehouse's address is unknown: warehouse. Use duckdb:PATH, duckdb::memory: or postgresql://…"
+    )
+    plug(path, GROUP, _toy(scheme="a"), "a")
+    with pytest.raises(SettingsError, match=r"Use duckdb:PATH, duckdb::memory:, postgresql://… or toy:NAME$"):
+        warehouse_kind("oracle:x")
+
+
+def test_a_kind_of_another_package_is_opened_and_only_the_one_that_is_named_is_imported(path: Path) -> None:
+    plug(path, GROUP, _toy(session='("CREATE VIEW beats AS SELECT 72 AS n",)'), "toy")
+    plug(path, GROUP, "raise ValueError('Zzmarker')", "broken", package="other")
+    with open_warehouse("toy:x", home=path) as warehouse:
+        assert warehouse.one_text("SELECT n FROM beats") == "72"
+    with pytest.raises(SettingsError, match=r"cannot be loaded \(ValueError\): .*broken = ") as refused:
+        warehouse_kind("broken:x")
+    assert "Zzmarker" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("names", "text", "said"),
+    [
+        (("toy",), "IT = 1", "is not a WarehouseKind"),
+        (("toy",), _toy(scheme="other"), "another name than its entry point"),
+        (("toy", "toy"), _toy(), "under one name"),
+        (("duckdb",), _toy(scheme="duckdb"), "under one name"),
+        (("env",), _toy(scheme="env"), "a scheme that no address of a warehouse can begin with"),
+        (("file",), _toy(scheme="file"), "a scheme that no address of a warehouse can begin with"),
+        (("Toy_1",), _toy(scheme="Toy_1"), "a scheme that no address of a warehouse can begin with"),
+    ],
+)
+def test_one_that_is_none_is_refused_and_named(path: Path, names: tuple[str, ...], text: str, said: str) -> None:
+    plug(path, GROUP, text, names[0])
+    for name in names[1:]:
+        plug(path, GROUP, text, name, package="other")
+    with pytest.raises(SettingsError, match=rf"{said}.*entry point vitalake\.warehouses: {names[0]} = "):
+        warehouse_kind(f"{names[0]}:x")
+
+
+def test_a_driver_that_is_not_installed_is_named(path: Path) -> None:
+    plug(path, GROUP, _toy(dbapi="adbc_driver_none.dbapi"), "toy")
+    with (
+        pytest.raises(SettingsError, match=r"Driver of the warehouse is not installed: package adbc_driver_none\."),
+        open_warehouse("toy:x", home=path),
+    ):
+        pass
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        _toy(connect="raise dbapi.OperationalError('Zzmarker', status_code=1)"),
+        _toy(connect="raise ConnectionRefusedError('Zzmarker')"),
+        _toy(session="('SET Zzmarker = 1',)"),
+    ],
+)
+def test_of_a_failing_driver_only_the_type_is_shown(path: Path, text: str) -> None:
+    plug(path, GROUP, text, "toy")
+    with pytest.raises(ServiceUnavailable, match="Warehouse cannot be opened") as refused:
+        with open_warehouse("toy:x", home=path):
+            pass
+    assert "Zzmarker" not in str(refused.value) and refused.value.__cause__ is None
+
+
+def test_an_address_that_cannot_be_taken_apart_is_refused_without_it(path: Path) -> None:
+    (path / "address").write_text("postgresql://[Zzmarker")
+    with pytest.raises(SettingsError, match="address is not valid: warehouse") as refused:
+        with open_warehouse("file:address", home=path):
+            pass
+    assert "Zzmarker" not in str(refused.value)
+
+
+# -- the contract finds what breaks it -------------------------------------------------------------------------------
+
+COPY = """
+from dataclasses import replace
+from pipelines.history.warehouses import Target
+from pipelines.history.warehouses.duckdb import WAREHOUSE
+from pipelines.history.warehouses.base import by_uri
+
+def locate(address, home):
+    path = home / address.removeprefix("toy:")
+    return Target(str(path), path.name)
+
+class Commits:
+    def __init__(self, connection):
+        self.connection = connection
+        self.Error, self.cursor, self.commit = connection.Error, connection.cursor, connection.commit
+
+    def close(self):
+        self.connection.commit()
+        self.connection.close()
+
+def commits(dbapi, uri):
+    return Commits(WAREHOUSE.connect(dbapi, uri))
+
+IT = replace(replace(WAREHOUSE, scheme="toy", addresses=("toy:PATH",), locate=locate), {fault})
+"""
+
+
+@pytest.mark.parametrize(
+    ("fault", "test"),
+    [
+        ("connect=commits", "test_a_write_is_refused_or_rolled_back"),
+        ("connect=by_uri", "test_what_cannot_be_opened_is_told_without_its_address_and_nothing_is_made"),
+        (
+            "locate=lambda address, home: Target(locate(address, home).uri, address)",
+            "test_a_wrong_query_is_refused_and_the_error_shows_no_value_and_no_address",
+        ),
+        ("addresses=('duckdb:PATH',)", "test_it_says_what_it_is"),
+    ],
+)
+def test_the_contract_finds_a_driver_that_breaks_it(path: Path, fault: str, test: str) -> None:
+    with duckdb.connect(str(path / "city.duckdb")) as connection:
+        connection.register("given", BEATS)
+        connection.execute("CREATE TABLE beats AS FROM given")
+    filled = Filled(home=path, address="toy:./city.duckdb", nowhere=("toy:none.duckdb",))
+    arguments: dict[str, tuple[object, ...]] = {
+        "test_it_says_what_it_is": (),
+        "test_a_write_is_refused_or_rolled_back": (filled, "DELETE FROM beats"),
+    }
+
+    class One(WarehouseContract):
+        """The kind that is installed."""
+
+    for text in (COPY.format(fault=""), COPY.format(fault=fault)):
+        for old in path.glob("hospital_*"):
+            shutil.rmtree(old) if old.is_dir() else old.unlink()
+        plug(path, GROUP, text, "toy")
+        One.kind = warehouse_kind("toy:x")
+        with pytest.raises((AssertionError, pytest.fail.Exception)) if fault in text else nullcontext():
+            getattr(One(), test)(*arguments.get(test, (filled,)))
