@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -16,7 +15,6 @@ import msgspec
 import pytest
 import yaml
 
-import vitalake
 from governance.belonging import open_vault
 from governance.vault import Identity
 from pipelines.history.load import load_history
@@ -55,16 +53,11 @@ def lane(home: Path, embedded_broker: str, topic_name: str) -> LaneUnderTest:
     return lane
 
 
-@pytest.fixture
-def extended(tmp_path: Path) -> Path:
-    """A folder with the package of a release whose vocabulary knows the code."""
-    folder = tmp_path / "extended"
-    shutil.copytree(Path(vitalake.__file__).parent, folder / "vitalake", ignore=shutil.ignore_patterns("__pycache__"))
-    path = folder / "vitalake" / "vocabulary" / "codes.yaml"
-    document = yaml.safe_load(path.read_text())
-    document["codes"]["99999-5"] = {"name": "New", "unit": "/min", "low": 1, "high": 400, "source": "extremes"}
-    path.write_text(yaml.safe_dump(document))
-    return folder
+EXTENSION = """\
+codes:
+  "99999-5": {name: New, unit: /min, low: 1, high: 400, source: extremes}
+"""
+"""What the home's vocabulary says of the code once it is known."""
 
 
 def code(loinc: str) -> dict[str, Any]:
@@ -72,13 +65,14 @@ def code(loinc: str) -> dict[str, Any]:
     return {"coding": [{"system": "http://loinc.org", "code": loinc}]}
 
 
-def start(lane: LaneUnderTest, *arguments: str, package: Path, env: dict[str, str] | None = None) -> Any:
-    """Start a command of ``vitalake dead-letters``, of a release."""
-    whole = ("dead-letters", *arguments, "--home", str(lane.home), "--json")
+def start(lane: LaneUnderTest, *arguments: str, extended: bool = False, env: dict[str, str] | None = None) -> Any:
+    """Start a command of ``vitalake dead-letters``, in a home whose vocabulary was extended by the code, or was not."""
+    vocabulary = lane.home / "vocabulary" / "new.yaml"
+    vocabulary.parent.mkdir(exist_ok=True)
+    vocabulary.write_text(EXTENSION) if extended else vocabulary.unlink(missing_ok=True)
     return subprocess.Popen(
-        # A fork has imported the release that is tested.
-        forking.command("vitalake", *whole) if package == today(lane) else [sys.executable, "-m", "vitalake", *whole],
-        cwd=package,
+        forking.command("vitalake", "dead-letters", *arguments, "--home", str(lane.home), "--json"),
+        cwd=lane.home,
         env=os.environ | (env or {}),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
@@ -87,19 +81,14 @@ def start(lane: LaneUnderTest, *arguments: str, package: Path, env: dict[str, st
 
 
 def run(
-    lane: LaneUnderTest, *arguments: str, package: Path, expect: int = 0, env: dict[str, str] | None = None
+    lane: LaneUnderTest, *arguments: str, extended: bool = False, expect: int = 0, env: dict[str, str] | None = None
 ) -> dict[str, Any]:
     """Run it to its end and return what it printed."""
-    process = start(lane, *arguments, package=package, env=env)
+    process = start(lane, *arguments, extended=extended, env=env)
     out, errors = process.communicate(timeout=90)
     assert process.returncode == expect, errors.decode()[-3000:]
     document: dict[str, Any] = msgspec.json.decode(out) if out else {}
     return document
-
-
-def today(lane: LaneUnderTest) -> Path:
-    """Return a folder from which a command runs the release that is tested."""
-    return lane.home
 
 
 def assert_recovered(lane: LaneUnderTest) -> None:
@@ -113,45 +102,45 @@ def assert_recovered(lane: LaneUnderTest) -> None:
     assert ledger["balanced"] is True
     assert (ledger["messages"], ledger["published"], ledger["recovered"]) == (lane.sent, GOOD, UNKNOWN)
     assert [finding for finding in verify(lane.lake) if finding.severity == "error"] == []
-    listed = run(lane, "list", "--limit", "100", package=today(lane))
+    listed = run(lane, "list", "--limit", "100")
     assert (listed["open"], listed["recovered"], listed["total"]) == (UNREADABLE, UNKNOWN, UNKNOWN + UNREADABLE)
     resolution = lane.lake.table("quarantine/resolution").scan()
     assert resolution.num_rows == UNKNOWN
     assert len(set(zip(resolution["source"].to_pylist(), resolution["position"].to_pylist(), strict=True))) == UNKNOWN
 
 
-def test_what_an_extended_vocabulary_knows_is_recovered_once(lane: LaneUnderTest, extended: Path) -> None:
-    before = run(lane, "replay", package=today(lane))
+def test_what_an_extended_vocabulary_knows_is_recovered_once(lane: LaneUnderTest) -> None:
+    before = run(lane, "replay")
     assert (before["recovered"], before["rejected_again"], before["spans"]) == (0, UNKNOWN + UNREADABLE, 0)
     assert before["reasons"] == {"unknown-code": UNKNOWN, "not-json": UNREADABLE}
 
-    dry = run(lane, "replay", "--dry-run", package=extended)
+    dry = run(lane, "replay", "--dry-run", extended=True)
     assert (dry["recovered"], dry["dry_run"]) == (UNKNOWN, True)
     assert len(lane.positions()) == GOOD
 
-    done = run(lane, "replay", package=extended)
+    done = run(lane, "replay", extended=True)
     assert (done["recovered"], done["rejected_again"], done["rows"]["published"]) == (UNKNOWN, UNREADABLE, UNKNOWN)
     assert_recovered(lane)
-    again = run(lane, "replay", package=extended)
+    again = run(lane, "replay", extended=True)
     assert (again["open"], again["recovered"], again["spans"]) == (UNREADABLE, 0, 0)
     assert_recovered(lane)
 
 
 @pytest.mark.parametrize("point", POINTS)
-def test_a_killed_replay_loses_and_doubles_nothing(lane: LaneUnderTest, extended: Path, point: str) -> None:
-    run(lane, "replay", package=extended, expect=KILLED, env={"VITALAKE_CRASH_AT": point})
-    run(lane, "replay", package=extended)
+def test_a_killed_replay_loses_and_doubles_nothing(lane: LaneUnderTest, point: str) -> None:
+    run(lane, "replay", extended=True, expect=KILLED, env={"VITALAKE_CRASH_AT": point})
+    run(lane, "replay", extended=True)
     assert_recovered(lane)
 
 
-def test_beside_a_running_stream_both_are_whole(lane: LaneUnderTest, extended: Path) -> None:
+def test_beside_a_running_stream_both_are_whole(lane: LaneUnderTest) -> None:
     more = 600
     stream = lane.start(idle=None)
     with stream:
         for begin in range(1_000, 1_000 + more, 100):
             lane.send(message(i, patient=f"p-{i % 7}") for i in range(begin, begin + 100))
-            run(lane, "replay", "--limit", "13", package=extended)
-        run(lane, "replay", package=extended)
+            run(lane, "replay", "--limit", "13", extended=True)
+        run(lane, "replay", extended=True)
         until(lambda: len(lane.positions()) == GOOD + UNKNOWN + more, process=stream)
         stream.terminate()
         _, errors = stream.communicate(timeout=60)
@@ -171,17 +160,17 @@ def test_beside_a_running_stream_both_are_whole(lane: LaneUnderTest, extended: P
     assert "in the lake = published + recovered" in printed
 
 
-def test_of_two_replays_the_older_one_is_told_and_nothing_comes_twice(lane: LaneUnderTest, extended: Path) -> None:
+def test_of_two_replays_the_older_one_is_told_and_nothing_comes_twice(lane: LaneUnderTest) -> None:
     held = lane.home / "held"
     older = start(
         lane,
         "replay",
-        package=extended,
+        extended=True,
         env={"VITALAKE_PAUSE_AT": "before-decide", "VITALAKE_PAUSE_FILE": str(held)},
     )
     with older:
         until(held.exists, process=older)
-        run(lane, "replay", package=extended)
+        run(lane, "replay", extended=True)
         held.unlink()
         out, errors = older.communicate(timeout=60)
     assert (older.returncode, out) == (13, b"")
@@ -189,14 +178,12 @@ def test_of_two_replays_the_older_one_is_told_and_nothing_comes_twice(lane: Lane
     assert_recovered(lane)
 
 
-def test_one_that_stopped_after_deciding_is_finished_by_the_next(lane: LaneUnderTest, extended: Path) -> None:
+def test_one_that_stopped_after_deciding_is_finished_by_the_next(lane: LaneUnderTest) -> None:
     held = lane.home / "held"
-    older = start(
-        lane, "replay", package=extended, env={"VITALAKE_PAUSE_AT": "decided", "VITALAKE_PAUSE_FILE": str(held)}
-    )
+    older = start(lane, "replay", extended=True, env={"VITALAKE_PAUSE_AT": "decided", "VITALAKE_PAUSE_FILE": str(held)})
     with older:
         until(held.exists, process=older)
-        assert run(lane, "replay", package=extended)["recovered"] == 0, "it is decided: only its adding was left"
+        assert run(lane, "replay", extended=True)["recovered"] == 0, "it is decided: only its adding was left"
         assert_recovered(lane)
         held.unlink()
         older.communicate(timeout=60)
@@ -204,12 +191,12 @@ def test_one_that_stopped_after_deciding_is_finished_by_the_next(lane: LaneUnder
     assert_recovered(lane)
 
 
-def test_rules_that_change_under_way_are_the_ones_that_count(lane: LaneUnderTest, extended: Path) -> None:
+def test_rules_that_change_under_way_are_the_ones_that_count(lane: LaneUnderTest) -> None:
     held = lane.home / "held"
     process = start(
         lane,
         "replay",
-        package=extended,
+        extended=True,
         env={"VITALAKE_PAUSE_AT": "before-decide", "VITALAKE_PAUSE_FILE": str(held)},
     )
     with process:
@@ -222,26 +209,26 @@ def test_rules_that_change_under_way_are_the_ones_that_count(lane: LaneUnderTest
     assert_recovered(lane)
 
 
-def test_a_copy_that_came_meanwhile_gives_no_second_current_row(lane: LaneUnderTest, extended: Path) -> None:
+def test_a_copy_that_came_meanwhile_gives_no_second_current_row(lane: LaneUnderTest) -> None:
     lane.send(message(i, patient=f"p-{i % 7}", code=code("8889-8")) for i in range(100, 100 + UNKNOWN))
     lane.run()
-    run(lane, "replay", package=extended)
+    run(lane, "replay", extended=True)
     ids = lane.published()["observation_id"].to_pylist()
     assert len(ids) == GOOD + 2 * UNKNOWN
     assert len(set(ids)) == GOOD + UNKNOWN, "the same observation, sent twice: one of them is current"
 
 
-def test_discarded_ones_are_never_replayed(lane: LaneUnderTest, extended: Path) -> None:
-    first = run(lane, "list", "--open", "--limit", "100", package=today(lane))["dead_letters"]
+def test_discarded_ones_are_never_replayed(lane: LaneUnderTest) -> None:
+    first = run(lane, "list", "--open", "--limit", "100")["dead_letters"]
     one = next(row for row in first if row["reason"] == "unknown-code")
     chosen = ("--source", one["source"], "--position", str(one["position"]))
-    done = run(lane, "discard", *chosen, "--reason-text", "Test device, see ticket 7", package=today(lane))
+    done = run(lane, "discard", *chosen, "--reason-text", "Test device, see ticket 7")
     assert done == {"discarded": 1}
-    assert run(lane, "discard", *chosen, "--reason-text", "Again", package=today(lane)) == {"discarded": 0}
-    done = run(lane, "discard", "--reason", "not-json", "--reason-text", "Noise", package=today(lane))
+    assert run(lane, "discard", *chosen, "--reason-text", "Again") == {"discarded": 0}
+    done = run(lane, "discard", "--reason", "not-json", "--reason-text", "Noise")
     assert done == {"discarded": UNREADABLE}
-    assert run(lane, "replay", package=extended)["recovered"] == UNKNOWN - 1
-    listed = run(lane, "list", package=today(lane))
+    assert run(lane, "replay", extended=True)["recovered"] == UNKNOWN - 1
+    listed = run(lane, "list")
     assert (listed["open"], listed["recovered"], listed["discarded"]) == (0, UNKNOWN - 1, UNREADABLE + 1)
     rows = [row for row in lane.lake.table("quarantine/resolution").scan().to_pylist() if row["outcome"] == "discarded"]
     assert {row["reason"] for row in rows} == {"Test device, see ticket 7", "Noise"}
@@ -254,10 +241,10 @@ def test_discarded_ones_are_never_replayed(lane: LaneUnderTest, extended: Path) 
 
 
 def test_discarding_needs_words(lane: LaneUnderTest) -> None:
-    run(lane, "discard", "--all", "--reason-text", "  ", package=today(lane), expect=11)
-    run(lane, "discard", "--reason-text", "Nothing is chosen", package=today(lane), expect=2)
-    run(lane, "discard", "--all", "--reason", "not-json", "--reason-text", "Two", package=today(lane), expect=2)
-    assert run(lane, "list", package=today(lane))["discarded"] == 0
+    run(lane, "discard", "--all", "--reason-text", "  ", expect=11)
+    run(lane, "discard", "--reason-text", "Nothing is chosen", expect=2)
+    run(lane, "discard", "--all", "--reason", "not-json", "--reason-text", "Two", expect=2)
+    assert run(lane, "list")["discarded"] == 0
 
 
 def test_discarding_names_nobody_and_needs_no_keys(lane: LaneUnderTest) -> None:
@@ -267,58 +254,58 @@ def test_discarding_names_nobody_and_needs_no_keys(lane: LaneUnderTest) -> None:
     vault.put([("v1." + "a" * 32, 1, Identity("p-1", "Quartermaine, Zoe", None, None, None))])
     vault.close()
     naming = ("--reason-text", "Zoe Quartermaine")
-    run(lane, "discard", "--source", f"{lane.topic}[0]", "--position", "0", *naming, package=today(lane))
+    run(lane, "discard", "--source", f"{lane.topic}[0]", "--position", "0", *naming)
     assert [entry for entry in audit_of(lane) if entry["action"] == "denied"] == [], "nothing was open there"
-    run(lane, "discard", "--all", *naming, package=today(lane), expect=11)
+    run(lane, "discard", "--all", *naming, expect=11)
     (refused,) = [entry for entry in audit_of(lane) if entry["action"] == "denied"]
     assert refused["detail"].items() >= {"permission": "dead-letters.discard", "reason": "names"}.items()
     assert main(["keys", "revoke", "--home", str(lane.home)]) == 0
-    done = run(lane, "discard", "--all", "--reason-text", "Noise", package=today(lane))
+    done = run(lane, "discard", "--all", "--reason-text", "Noise")
     assert done == {"discarded": UNKNOWN + UNREADABLE}
 
 
 @pytest.mark.parametrize("point", ["before-decide", "decided", "added-one"])
-def test_a_killed_discard_is_finished_by_the_next(lane: LaneUnderTest, extended: Path, point: str) -> None:
+def test_a_killed_discard_is_finished_by_the_next(lane: LaneUnderTest, point: str) -> None:
     words = ("--all", "--reason-text", "Load test")
-    run(lane, "discard", *words, package=today(lane), expect=KILLED, env={"VITALAKE_CRASH_AT": point})
-    done = run(lane, "discard", *words, package=today(lane))
+    run(lane, "discard", *words, expect=KILLED, env={"VITALAKE_CRASH_AT": point})
+    done = run(lane, "discard", *words)
     # Letters are decided file by file, and a lane's first spans are small: others may be left.
     assert (done["discarded"] == UNKNOWN + UNREADABLE) is (point == "before-decide")
-    assert run(lane, "replay", package=extended)["open"] == 0
-    listed = run(lane, "list", package=today(lane))
+    assert run(lane, "replay", extended=True)["open"] == 0
+    listed = run(lane, "list")
     assert (listed["open"], listed["discarded"]) == (0, UNKNOWN + UNREADABLE)
     assert lane.lake.table("quarantine/resolution").scan().num_rows == UNKNOWN + UNREADABLE
     assert [finding for finding in verify(lane.lake) if finding.severity == "error"] == []
 
 
-def test_a_topic_that_no_job_knows_is_named(lane: LaneUnderTest, extended: Path) -> None:
+def test_a_topic_that_no_job_knows_is_named(lane: LaneUnderTest) -> None:
     lane.configure(topics={"elsewhere": "fhir"})
-    process = start(lane, "replay", package=extended)
+    process = start(lane, "replay", extended=True)
     out, errors = process.communicate(timeout=60)
     assert process.returncode == 10
     assert lane.topic in errors.decode()
     report = msgspec.json.decode(out)
     assert (report["recovered"], report["unknown_topics"]) == (0, {lane.topic: UNKNOWN + UNREADABLE})
-    assert run(lane, "discard", "--all", "--reason-text", "Gone", package=today(lane))["discarded"] == 40
+    assert run(lane, "discard", "--all", "--reason-text", "Gone")["discarded"] == 40
 
 
-def test_those_whose_key_is_gone_are_counted_and_stay(lane: LaneUnderTest, extended: Path) -> None:
+def test_those_whose_key_is_gone_are_counted_and_stay(lane: LaneUnderTest) -> None:
     path = lane.home / "keys.yaml"
     kept = path.read_text()
     document = yaml.safe_load(kept)
     secret = document["keys"]["quarantine"]["versions"].pop("v1")
     document["keys"]["quarantine"] = {"current": "v2", "versions": {"v2": secret[::-1][secret.count("=") :] + "="}}
     path.write_text(yaml.safe_dump(document))
-    done = run(lane, "replay", package=extended)
+    done = run(lane, "replay", extended=True)
     assert (done["recovered"], done["unopened"], done["spans"]) == (0, UNKNOWN + UNREADABLE, 0)
     path.write_text(kept)
-    run(lane, "replay", package=extended)
+    run(lane, "replay", extended=True)
     assert_recovered(lane)
 
 
-def test_the_recount_agrees_with_replays(lane: LaneUnderTest, extended: Path) -> None:
-    run(lane, "replay", "--limit", "7", package=extended)
-    done = run(lane, "replay", package=extended)
+def test_the_recount_agrees_with_replays(lane: LaneUnderTest) -> None:
+    run(lane, "replay", "--limit", "7", extended=True)
+    done = run(lane, "replay", extended=True)
     assert done["open"] == UNKNOWN + UNREADABLE - 7
     document = recount(load_settings(lane.home))
     assert document["agrees"] is True
@@ -333,7 +320,7 @@ def audit_of(lane: LaneUnderTest) -> list[dict[str, Any]]:
     return [msgspec.json.decode(line) for line in lines]
 
 
-def test_rejected_rows_of_a_warehouse_are_recovered_too(home: Path, extended: Path) -> None:
+def test_rejected_rows_of_a_warehouse_are_recovered_too(home: Path) -> None:
     with duckdb.connect(str(home / "ward.duckdb")) as warehouse:
         warehouse.execute(
             "CREATE TABLE chart AS SELECT i AS id, i % 5 AS person, TIMESTAMP '2020-01-01' + to_minutes(i) AS taken, "
@@ -359,7 +346,7 @@ def test_rejected_rows_of_a_warehouse_are_recovered_too(home: Path, extended: Pa
     assert load_history(load_settings(home), str(job)) == 20
     lane = LaneUnderTest(home, "127.0.0.1:9", "vitals")
     assert len(lane.positions()) == 10
-    done = run(lane, "replay", package=extended)
+    done = run(lane, "replay", extended=True)
     assert (done["recovered"], done["rejected_again"], done["unknown_topics"]) == (10, 0, {})
     positions = lane.positions()
     assert set(positions.values()) == {1}
@@ -384,8 +371,8 @@ def test_what_is_recovered_reaches_the_care_store(
     assert (lane.ledger()["published"], lane.ledger()["undecodable"]) == (6, 6)
     lane.configure(max_message_bytes=100_000)
     if point:
-        run(lane, "replay", package=today(lane), expect=KILLED, env={"VITALAKE_CRASH_AT": point})
-    run(lane, "replay", package=today(lane))
+        run(lane, "replay", expect=KILLED, env={"VITALAKE_CRASH_AT": point})
+    run(lane, "replay")
     settings = load_settings(home)
     store = open_online_store(settings, load_keys(settings.path(settings.keys)))
     try:
