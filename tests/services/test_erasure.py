@@ -63,7 +63,7 @@ def loaded(tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = tmp_path_factory.mktemp("erasure") / "home"
     init_home(home, copy_samples)
     settings = load_settings(home)
-    _leave(make_demo_warehouse(home), patients=8)
+    _leave(make_demo_warehouse(home), patients=4)
     load_history(settings, "mimic-demo", care_admits=lambda _: True)
     source_id = _who(settings).source_id
     lane = LaneWithoutKafka(home)
