@@ -41,6 +41,13 @@ by the length of the message (matches, repeat, descendants).
 """
 
 
+MOST_ELEMENTS = 10_000
+"""Elements that a resource may have, every item of a list counted.
+
+The time of an expression grows with them, of some expressions with their square; ordinary ones have fewer than 500.
+"""
+
+
 class FhirDeclaredDecoder:
     """Decodes FHIR R4 JSON, single resources or Bundles, to rows of a dataset with ``fhir:``.
 
@@ -107,6 +114,8 @@ class FhirDeclaredDecoder:
             return
         if resource.get("implicitRules") is not None or resource.get("modifierExtension"):
             raise Refused(Reason.MODIFIED, f"{self._resource}.modifierExtension")
+        if _has_too_many_elements(resource):
+            raise Refused(Reason.TOO_MANY_ELEMENTS, self._resource)
         if self._skip is not None and _evaluated(self._skip, resource, self._resource) == [True]:
             return
         row: Row = {"identity": self._identity(resource, full_url)}
@@ -139,6 +148,22 @@ def _entries(bundle: dict[str, Any]) -> Iterator[tuple[dict[str, Any], str | Non
             raise Refused(Reason.WRONG_RESOURCE, f"Bundle.entry[{place}].resource")
         url = entry.get("fullUrl")
         yield resource, url if isinstance(url, str) else None
+
+
+def _has_too_many_elements(resource: dict[str, Any]) -> bool:
+    """Return whether a resource has more elements than are read; counting ends where it is known."""
+    count, nested = 0, [iter(resource.values())]
+    while nested:
+        for value in nested[-1]:
+            count += 1
+            if count > MOST_ELEMENTS:
+                return True
+            if isinstance(value, dict | list) and value:
+                nested.append(iter(value.values() if isinstance(value, dict) else value))
+                break
+        else:
+            nested.pop()
+    return False
 
 
 def _of_meta(resource: dict[str, Any], kind: str) -> tuple[int, datetime | None]:
