@@ -10,6 +10,7 @@ import msgspec
 import pyarrow as pa
 
 from pipelines.formats.fhir.elements import checked, reference_of, version_of
+from pipelines.formats.fhir.model import NoSuchElement, check_elements, check_resource
 from pipelines.formats.fhir.paths import reason_of
 from pipelines.formats.fhir.records import Row, instant_of, updated_of
 from pipelines.formats.fhir.structs import RESOURCES, resources_of_datasets
@@ -150,6 +151,37 @@ def _entries(bundle: dict[str, Any]) -> Iterator[tuple[dict[str, Any], str | Non
         yield resource, url if isinstance(url, str) else None
 
 
+def check_declared(dataset: Dataset) -> None:
+    """Check that the expressions of a dataset are valid, and name elements that FHIR R4 has.
+
+    A stream does not check elements: a column that is always null harms nobody, a stream that does not begin does.
+
+    Raises:
+        SettingsError: they are not, or fhirpathpy is not installed; the error names file and line.
+    """
+    if dataset.fhir is None:
+        return
+    FhirDeclaredDecoder(dataset)
+    at: tuple[str | int, ...] = ("fhir", "resource")
+    try:
+        check_resource(dataset.fhir.resource)
+        if dataset.fhir.skip:
+            at = ("fhir", "skip")
+            check_elements(dataset.fhir.skip, dataset.fhir.resource)
+        for place, column in enumerate(dataset.columns):
+            if column.fhir:
+                at = ("columns", place, "fhir")
+                check_elements(column.fhir, dataset.fhir.resource)
+    except NoSuchElement as error:
+        what = "a resource" if at == ("fhir", "resource") else "an element"
+        raise _refused(dataset, f"Declaration names {what} that FHIR R4 does not have", at, error.remedy) from None
+
+
+def _refused(dataset: Dataset, what: str, at: tuple[str | int, ...], remedy: str) -> SettingsError:
+    place = where_declared()[dataset.name]
+    return refused(what, where=place.where, text=place.path.read_text(encoding="utf-8"), at=at, remedy=remedy)
+
+
 def _has_too_many_elements(resource: dict[str, Any]) -> bool:
     """Return whether a resource has more elements than are read; counting ends where it is known."""
     count, nested = 0, [iter(resource.values())]
@@ -200,14 +232,11 @@ def _compiled(dataset: Dataset, path: str, at: tuple[str | int, ...]) -> Evaluat
         evaluate = fhirpathpy.compile(path, models["r4"])
         evaluate({"resourceType": dataset.fhir.resource}, None)
     except Exception:  # fhirpathpy raises plain Exception, and whatever its parser and evaluator raise
-        place = where_declared()[dataset.name]
-        text = place.path.read_text(encoding="utf-8")
-        raise refused(
+        raise _refused(
+            dataset,
             "Declaration has an expression that is not valid FHIRPath, or uses a function that is not allowed",
-            where=place.where,
-            text=text,
-            at=at,
-            remedy="Correct the expression; see docs/how-to/declare-a-dataset.md.",
+            at,
+            "Correct the expression; see docs/how-to/declare-a-dataset.md.",
         ) from None
     return evaluate
 
