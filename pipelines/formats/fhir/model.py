@@ -14,6 +14,9 @@ Types = frozenset[str] | None
 _SAME = frozenset("where distinct first last single skip tail take exclude intersect".split())
 """Functions whose result has the types of what they are called on."""
 
+_OF_EACH = frozenset({"where", "exists", "all", "select"})
+"""Functions whose argument is evaluated on each element; that of others is evaluated elsewhere, and is not checked."""
+
 _OF_TYPE = frozenset({"ofType", "as"})
 
 
@@ -96,15 +99,11 @@ class _Walk:
             return self._of_type(_text(given[0]), focus)
         if name == "is":
             return None
-        found = [self.types_of(child, focus) for child in given]
+        found = [self.types_of(child, focus) for child in given] if name in _OF_EACH else []
         if name in _SAME:
             return focus
-        if name == "union":
-            return _any_of(focus, *found)
-        if name == "select":
-            return found[0] if found else None
-        if name == "iif":
-            return _any_of(*found[1:])
+        if name == "select" and found:
+            return found[0]
         return frozenset({"Extension"}) if name == "extension" else None
 
     def _element(self, name: str, focus: Types) -> Types:
