@@ -54,7 +54,8 @@ def check_elements(path: str, resource: str) -> None:
     """
     from fhirpathpy.parser import parse
 
-    _Walk(resource).types_of(parse(path)["children"][0], frozenset({resource}))
+    tree = parse(path)  # type: ignore[no-untyped-call]
+    _Walk(resource).types_of(tree["children"][0], frozenset({resource}))
 
 
 def _model() -> dict[str, dict[str, Any]]:
