@@ -112,7 +112,8 @@ class _Walk:
             return focus
         found = [types for of in focus if (types := self._elements(of, name)) != frozenset()]
         if not found:
-            raise NoSuchElement("; ".join(f"{of} has {', '.join(self._names(of)) or 'none'}" for of in sorted(focus)))
+            there = "; ".join(f"{of} has {', '.join(self._names(of)) or 'none'}" for of in sorted(focus))
+            raise NoSuchElement(f"Correct its name: {there}.")
         return _any_of(*found)
 
     def _elements(self, of: str, name: str) -> Types:
