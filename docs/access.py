@@ -36,9 +36,10 @@ unmasked rows with `vitalake sql --identified --purpose …`, and see the ids of
 
 The account of the operating system says who runs a command. Each command acts in a role, which the audit records with
 the account: `vitalake audit`, `patient`, `keys` and `dead-letters discard` as officer; `vitalake stream`,
-`train`, `devices` and `dead-letters replay` as engineer; `vitalake models approve` as clinician; `vitalake sql` as
-officer, or as privacy officer if the configuration names the account. The permissions of the home's files decide
-whether an account can run a command at all: [accounts and files](../how-to/accounts-and-files.md).
+`train`, `devices` and `dead-letters replay` as engineer; `vitalake models approve` as clinician. Whoever asks published
+rows, with `vitalake sql` or from Python, asks as engineer; `vitalake sql --identified` acts as privacy officer if the
+configuration names the account, and is refused to others. The permissions of the home's files decide whether an account
+can run a command at all: [accounts and files](../how-to/accounts-and-files.md).
 
 ## On the server
 

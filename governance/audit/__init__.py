@@ -1,5 +1,6 @@
 """The audit: records who has seen which patient's data, in tamper-evident chains."""
 
+from governance.audit.ending import recording_stop
 from governance.audit.events import ACTIONS, Action, AuditEvent, AuditSink, BatchAuditSink
 from governance.audit.lake_mark import beginning_mismatch, forget_beginning
 from governance.audit.listing import Seen, latest, who_saw
@@ -23,6 +24,7 @@ __all__ = [
     "forget_beginning",
     "latest",
     "open_audit",
+    "recording_stop",
     "set_audit_aside",
     "verify_chain",
     "who_saw",

@@ -144,11 +144,11 @@ def rotate(home: HomeOption = None, json: JsonOption = False) -> None:
 
     If it was interrupted, run it again.
     """
+    from governance.audit import recording_stop
     from governance.keyuse import open_vault
 
     settings, keys = _open(home)
     _record(settings, keys, "keys.rotate", outcome="begun")
-    vault = open_vault(settings, keys, purpose="rotate")
     reported = [0]
 
     def progress(wrapped: int) -> None:
@@ -156,11 +156,13 @@ def rotate(home: HomeOption = None, json: JsonOption = False) -> None:
             reported[0] = wrapped
             note(f"{wrapped:,} patients' keys wrapped …")
 
-    try:
-        wrapped = vault.rotate(progress)
-        found = vault.status()
-    finally:
-        vault.close()
+    with recording_stop(lambda error: _record(settings, keys, "keys.rotate", outcome="stopped", error=error)):
+        vault = open_vault(settings, keys, purpose="rotate")
+        try:
+            wrapped = vault.rotate(progress)
+            found = vault.status()
+        finally:
+            vault.close()
     current = found.keys[-1]
     _record(settings, keys, "keys.rotate", outcome="finished", version=f"v{current.version}")
     out = Output(json)

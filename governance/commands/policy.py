@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vitalake.cli.output import HomeOption, JsonOption, Output
+from vitalake.cli.output import HomeOption, JsonOption, Output, note
 from vitalake.homes import resolve_home
 
 if TYPE_CHECKING:
@@ -27,7 +27,10 @@ def check(
     dataset: Annotated[str | None, typer.Option(help="One dataset; default: all that are published.")] = None,
     json: JsonOption = False,
 ) -> None:
-    """Show each column, its class and what happens to it; ends with 12 if the rules are not valid."""
+    """Show each column, its class and what happens to it.
+
+    Ends with 12 if the rules are not valid, and with 10 if a declaration is not, its FHIRPath included.
+    """
     from governance.policy.masking import compile_masks
     from governance.policy.rules import load_policy
     from vitalake.home import Home
@@ -38,12 +41,35 @@ def check(
     policy, keys = load_policy(settings.path(settings.governance)), Home(settings).keys
     names = [dataset] if dataset else published_datasets()
     plans = [compile_masks(policy, load_dataset(name), keys) for name in names]
+    unchecked = [name for name in names if not _check_formats(name)]
+    if unchecked:
+        note(f"FHIRPath is not checked, because fhirpathpy is not installed: {', '.join(unchecked)}")
     documents = {plan.dataset.name: _document(plan) for plan in plans}
     Output(json).answer(
         {"version": policy.version, "rules": len(policy.rules), "datasets": documents},
         *(partial(_print, plan) for plan in plans),
         f"The rules are valid: {len(policy.rules)} rules, version {policy.version}.",
     )
+
+
+def _check_formats(name: str) -> bool:
+    """Return whether the FHIRPath expressions of a dataset of the home are checked, if it has any.
+
+    Raises:
+        SettingsError: it is not valid; the error names file and line.
+    """
+    from importlib.util import find_spec
+
+    from vitalake import plugins
+    from vitalake.lake.datasets.declared import load_dataset, where_declared
+
+    dataset = load_dataset(name)
+    if not where_declared()[name].of_home or dataset.fhir is None:
+        return True
+    if not find_spec("fhirpathpy"):
+        return False
+    plugins.load(plugins.registered("vitalake.formats")["fhir"]).check(dataset)
+    return True
 
 
 def _document(plan: MaskPlan) -> dict[str, Any]:

@@ -127,15 +127,14 @@ def _declared(ships: str, own: Mapping[str, str]) -> str:
 
 
 def _datasets() -> str:
-    from pipelines.formats.fhir.declared import FhirDeclaredDecoder
+    from pipelines.formats.fhir.declared import check_declared
     from vitalake.lake.datasets.declared import load_dataset, where_declared
 
     found = {name: load_dataset(name) for name in where_declared()}
     ships = f"{sum(not where.of_home and not found[name].is_book for name, where in where_declared().items())} datasets"
     own = {name: found[name] for name, where in where_declared().items() if where.of_home}
     for dataset in own.values():
-        if dataset.fhir is not None:
-            FhirDeclaredDecoder(dataset)  # checks its FHIRPath expressions
+        check_declared(dataset)
     return _declared(
         ships, {f"datasets/{name}.yaml": f"{of.kind} of {len(of.columns)} columns" for name, of in own.items()}
     )

@@ -88,16 +88,20 @@ def erase(
         if not yes and not typer.confirm("This patient will be erased. This cannot be undone. Continue?", err=True):
             raise typer.Exit(1)
         from governance.access.principal import local_principal
+        from governance.audit import recording_stop
 
         tokens = eraser.tokens_of(given, all_numbers=all_numbers)
         _record(settings, keys, "patient.erase", outcome="begun", patients=tokens)
-        done = eraser.erase(
-            given,
-            reason=reason.strip(),
-            actor=local_principal("officer").subject,
-            all_numbers=all_numbers,
-            unknown=unknown,
-        )
+        with recording_stop(
+            lambda error: _record(settings, keys, "patient.erase", outcome="stopped", error=error, patients=tokens)
+        ):
+            done = eraser.erase(
+                given,
+                reason=reason.strip(),
+                actor=local_principal("officer").subject,
+                all_numbers=all_numbers,
+                unknown=unknown,
+            )
         _record(settings, keys, "patient.erase", certificate=done.id, outcome="finished")
         _show(done, out)
         for other in done.together:
@@ -242,6 +246,7 @@ def _finish(eraser: Eraser, settings: Settings, keys: KeyRing) -> _Finished:
         _record(settings, keys, "patient.erase", certificate=certificate.id, outcome="finished")
         note(f"Finished the interrupted erasure {certificate.id}, begun {certificate.begun_at}")
     for error in errors:
+        _record(settings, keys, "patient.erase", outcome="stopped", error=type(error).__name__)
         note(f"Could not finish an interrupted erasure: {error}")
     return _Finished(done, errors)
 
@@ -272,13 +277,15 @@ def _record(
     *,
     outcome: str,
     certificate: str = "",
+    error: str = "",
     patients: Sequence[str] = (),
 ) -> None:
     from governance.access.principal import local_principal
     from governance.audit import AuditEvent, open_audit
 
     who = local_principal("officer")
-    detail = {"outcome": outcome} | ({"certificate": certificate} if certificate else {})
+    more = {"certificate": certificate, "error": error}
+    detail = {"outcome": outcome} | {name: text for name, text in more.items() if text}
     event = AuditEvent(action, actor=who.subject, role=who.role, patients=tuple(patients), detail=detail)
     open_audit(settings, keys, writer="patient").record(event)
 

@@ -65,6 +65,8 @@ class FormatKind:
         description: what its messages are, in words, for docs/reference/formats.md.
         profile: whether the settings must or can name a profile, as ``<name>:<profile>``.
         decoder: makes the decoder for a dataset. Raises SettingsError if a profile is missing or not valid.
+        check: raises SettingsError if what a dataset declares for this format is not valid; ``vitalake policy check``
+            and ``doctor`` call that of ``fhir``.
         lenient: makes the reader for erasures. If it raises SettingsError, only the general reader reads the messages.
     """
 
@@ -72,4 +74,5 @@ class FormatKind:
     description: str
     profile: Literal["none", "optional", "required"] = "none"
     decoder: MakeDecoder
+    check: Callable[[Dataset], None] = lambda _dataset: None
     lenient: MakeLenient = lambda _profile, _settings: Lenient()

@@ -9,6 +9,7 @@ from functools import cache
 from importlib.metadata import EntryPoint
 
 from pipelines.formats.base import WAREHOUSE, FormatKind
+from pipelines.formats.shared.fenced import FencedDecoder
 from pipelines.formats.shared.result import Decoder
 from vitalake import plugins
 from vitalake.errors import SettingsError
@@ -75,7 +76,7 @@ def kind_of(name: str) -> FormatKind:
 
 
 def make_decoder(name: str, *, dataset: str, stream: StreamSettings, settings: Settings) -> Decoder:
-    """Return the decoder of a format for a dataset.
+    """Return the decoder of a format for a dataset; that of another package is fenced, because it can have any fault.
 
     Args:
         name: as in the settings: ``<format>`` or ``<format>:<profile>``.
@@ -92,11 +93,12 @@ def make_decoder(name: str, *, dataset: str, stream: StreamSettings, settings: S
         raise SettingsError("Format has no profiles", where=name, remedy=f"Write {format_name} alone.")
     if not profile and kind.profile == "required":
         raise SettingsError("Format needs a profile", where=name, remedy=f"Write {format_name}:<profile>.")
-    decoder = kind.decoder(profile, load_dataset(dataset), stream, settings)
+    declared = load_dataset(dataset)
+    decoder = kind.decoder(profile, declared, stream, settings)
     if decoder is None:
         raise SettingsError(
             "Format has no rows for this dataset",
             where=f"{name}: {dataset}",
             remedy="Choose a dataset that the format fills; docs/how-to/formats.md lists them.",
         )
-    return decoder
+    return decoder if format_name in OURS else FencedDecoder(decoder, declared, format_name)

@@ -207,6 +207,7 @@ class Digests:
 
     def __init__(self, dataset: Dataset, secret: bytes) -> None:
         self._secret = hashlib.blake2b(b"history", key=secret, digest_size=32).digest()
+        self._measures = dataset.measures
         self._key = (*IDENTITY, "version") if dataset.measures else dataset.key
         self._nameless = ("patient_id", "code", "effective_at", "version")
 
@@ -220,7 +221,7 @@ class Digests:
         rows = _mix(_sum(hashes, table.schema.names) + _mix(place.astype(np.uint64)))
         entries["content"] = np.add.reduceat(rows, starts)
         keys = _sum(hashes, self._key)[starts]
-        if IDENTITY[1] in self._key:  # an observation without an identifier is identified by its other columns
+        if self._measures:  # an observation without an identifier is identified by its other columns
             unnamed = np.ones(table.num_rows, np.bool_)
             if IDENTITY[1] in hashes:
                 unnamed = table[IDENTITY[1]].combine_chunks().is_null().to_numpy(zero_copy_only=False)

@@ -83,7 +83,7 @@ def with_texts(batch: pa.RecordBatch, dataset: Dataset) -> pa.RecordBatch:
     """
     classes = {column.name: column.data_class for column in dataset.columns if column.type == pa.string()}
     identifying = {name for name, data_class in classes.items() if data_class in IDENTIFYING}
-    identifying.update(IDENTITY, [dataset.hashed] if dataset.hashed else [])
+    identifying.update(IDENTITY if dataset.measures else (), [dataset.hashed] if dataset.hashed else [])
     texts = {*classes, *identifying, *(("panel_code",) if dataset.measures else ())}
     columns, fields = [], []
     for column, field in zip(batch.columns, batch.schema, strict=True):

@@ -1,7 +1,8 @@
 """The quality gate: a Great Expectations suite, made from a dataset's declaration, which rows pass before the lake.
 
 Rows are judged one stretch at a time, so that memory does not grow with their number. What concerns all rows (unique
-keys, the number of rows) is counted along the way and judged at the end. Reports contain only counts.
+keys, the number of rows) is counted along the way and judged at the end. Reports contain counts, and the units and
+codes that are not known, if they have a declared form.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from vitalake.errors import InputError
 from vitalake.grouping import groups, row_count
 from vitalake.lake.datasets.dataset import Column, Dataset
 from vitalake.vocabulary import Vocabulary, load_vocabulary
+from vitalake.vocabulary.forms import fits_of
 
 STRETCH_ROWS = 200_000
 """Rows that are judged at a time."""
@@ -44,8 +46,14 @@ NEEDED = {"observation": ("patient_id", "code", "status", "effective_at")}
 MOST_UNITS = 5
 """How many units an error names; the report names all of them."""
 
-_FORM = "_form"
-"""Suffix of the helper column that says whether a column's text has the declared form."""
+MOST_CODES = 10
+"""How many unknown codes error and report name."""
+
+_FORM = " has its form"
+"""Suffix of the helper column that says whether a column's text has the declared form; no declared name can have it."""
+
+_HAS_FORM = "text_to_have_the_declared_form"
+"""Name of the check of such a helper column in error and report: it is about the declared column."""
 
 MADE_BY_LANE = ("observation_id",)
 """Key columns that the lane computes; no query returns them."""
@@ -77,7 +85,7 @@ class Check:
     """One expectation, over all stretches.
 
     Attributes:
-        expectation: its name in Great Expectations.
+        expectation: its name in Great Expectations, or _HAS_FORM.
         column: the column of the rows, or what was counted.
         rows: how many rows were judged.
         unexpected: how many of them do not meet it.
@@ -115,23 +123,27 @@ class SuiteGate:
         keys = _Keys()
         count = 0
         units: Counter[str] = Counter()
+        codes: Counter[str] = Counter()
         for rows in groups(tables, (row_count, STRETCH_ROWS)):
             stretch = typed(pa.concat_tables(rows), dataset)
             count += stretch.num_rows
             keys.add(stretch, dataset)
             findings = _findings(stretch, dataset)
             units.update(_unknown_units(stretch, findings))
+            codes.update(_unknown_codes(stretch, findings, dataset))
             suite = suite_of(dataset, stretch, max_rejected=self._max_rejected)
-            _run(suite, _frame(stretch, findings), checks)
+            _run(suite, _frame(stretch, findings, dataset), checks)
         all_checks = [
             Check("expect_table_row_count_to_be_between", "rows", rows=count, unexpected=int(not count)),
             Check("expect_compound_columns_to_be_unique", "key", count, keys.repeated(), self._repeats(dataset)),
             *checks.values(),
         ]
-        failed = [f"{c.column}: {c.expectation} ({c.unexpected:,} of {c.rows:,})" for c in all_checks if not c.passed]
+        failed = [_words(check, dataset) for check in all_checks if not check.passed]
+        if any(c.column == "code_known" and not c.passed for c in all_checks):
+            failed += [f"{code}: {rows:,} rows" for code, rows in _named(codes).items()]
         if any(c.column == "unit_known" and not c.passed for c in all_checks):
             failed += [f"{path}: {rows:,} rows" for path, rows in units.most_common(MOST_UNITS)]
-        report = self._write(dataset, count, all_checks, units, passed=not failed)
+        report = self._write(dataset, count, all_checks, units, codes, passed=not failed)
         if failed:
             raise QualityError(
                 "Rows do not pass the quality gate",
@@ -143,7 +155,16 @@ class SuiteGate:
         """Return the greatest share of repeated keys: only for observations the lake recognises duplicates."""
         return self._max_rejected if dataset.measures else 0.0
 
-    def _write(self, dataset: Dataset, rows: int, checks: list[Check], units: Counter[str], *, passed: bool) -> Path:
+    def _write(
+        self,
+        dataset: Dataset,
+        rows: int,
+        checks: list[Check],
+        units: Counter[str],
+        codes: Counter[str],
+        *,
+        passed: bool,
+    ) -> Path:
         self._folder.mkdir(exist_ok=True)
         document = {
             "source": self._source,
@@ -153,12 +174,32 @@ class SuiteGate:
             "rows": rows,
             "checks": [asdict(check) | {"passed": check.passed} for check in checks],
             "unknown_units": dict(units.most_common()),
+            "unknown_codes": _named(codes),
         }
         path = self._folder / f"{self._source}.{dataset.name}.json"
         staged = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
         staged.write_bytes(msgspec.json.format(msgspec.json.encode(document), indent=2))
         os.replace(staged, path)
         return path
+
+
+def _words(check: Check, dataset: Dataset) -> str:
+    """Return what a check has found, with the form that a column's texts lack."""
+    form = dataset.column(check.column).form if check.expectation == _HAS_FORM else None
+    what = check.expectation
+    if form is not None:
+        named = f"'{form}'" if isinstance(form, str) else f"that {form.column} names"
+        what = f"text that does not have the declared form {named}"
+    return f"{check.column}: {what} ({check.unexpected:,} of {check.rows:,})"
+
+
+def _named(codes: Counter[str]) -> dict[str, int]:
+    """Return the most frequent unknown codes, and how many rows have another one; codes that are not shown last."""
+    hidden = codes[_NOT_SHOWN]
+    shown = Counter({code: rows for code, rows in codes.items() if code != _NOT_SHOWN})
+    named = dict(sorted(shown.items(), key=lambda entry: (-entry[1], entry[0]))[:MOST_CODES])
+    others = shown.total() - sum(named.values())
+    return named | ({"other codes": others} if others else {}) | ({_NOT_SHOWN: hidden} if hidden else {})
 
 
 def suite_of(dataset: Dataset, rows: pa.Table, *, max_rejected: float) -> list[dict[str, Any]]:
@@ -174,7 +215,8 @@ def suite_of(dataset: Dataset, rows: pa.Table, *, max_rejected: float) -> list[d
     suite += [
         _expect("column_values_to_not_be_null", column=name, mostly=mostly) for name in from_query if name in given
     ]
-    times = [column.name for column in dataset.columns if pa.types.is_timestamp(column.type)] + ["issued_at"]
+    times = [column.name for column in dataset.columns if pa.types.is_timestamp(column.type)]
+    times += ["issued_at"] if dataset.measures else []
     suite += [
         _expect(
             "column_values_to_be_between",
@@ -189,7 +231,7 @@ def suite_of(dataset: Dataset, rows: pa.Table, *, max_rejected: float) -> list[d
     for column in dataset.columns:
         if column.name in given and column.values:
             # A status says whether the row counts at all. In other columns a few bad texts are published as null.
-            share = 1.0 if column.name == "status" else mostly
+            share = 1.0 if _says_what_counts(column, dataset) else mostly
             suite.append(
                 _expect("column_values_to_be_in_set", column=column.name, value_set=list(column.values), mostly=share)
             )
@@ -218,6 +260,11 @@ def _moment(year: int) -> Any:
 # -- rows as the library sees them ------------------------------------------------------------------------------------
 
 
+def _says_what_counts(column: Column, dataset: Dataset) -> bool:
+    """Return whether a column is a status by which a row can be withdrawn; observations have one of another class."""
+    return column.data_class == "record-version" or (dataset.measures and column.name == "status")
+
+
 def _judged_by_form(column: Column, dataset: Dataset) -> bool:
     """Return whether a text without the declared form makes a row bad; observations are judged by _understood."""
     return column.form is not None and not dataset.measures
@@ -243,9 +290,29 @@ def _unknown_units(rows: pa.Table, findings: dict[str, npt.NDArray[np.bool_]]) -
     return Counter(unit_path(row["code"], row.get("unit")) for row in chosen.to_pylist())
 
 
-def _frame(rows: pa.Table, findings: dict[str, npt.NDArray[np.bool_]]) -> Any:
+_NOT_SHOWN = "codes that are not shown, because they do not have a declared form"
+"""The name under which such codes are counted: they can be words."""
+
+
+def _unknown_codes(rows: pa.Table, findings: dict[str, npt.NDArray[np.bool_]], dataset: Dataset) -> Counter[str]:
+    """Return how often each unknown code occurs; one that has no declared form is not shown.
+
+    The form is that of the column, or that which the home declares for the codes of a local system.
+    """
+    if "code_known" not in findings or "code" not in rows.schema.names:
+        return Counter()
+    codes = rows["code"].combine_chunks().filter(pa.array(~findings["code_known"])).drop_null().cast(pa.string())
+    vocabulary, form, found = load_vocabulary(), dataset.column("code").form, Counter[str]()
+    fits = fits_of(form) if isinstance(form, str) else vocabulary.is_local_code
+    for entry in codes.value_counts().to_pylist():
+        shown = vocabulary.is_local_code(entry["values"]) or fits(entry["values"])
+        found[entry["values"] if shown else _NOT_SHOWN] += entry["counts"]
+    return found
+
+
+def _frame(rows: pa.Table, findings: dict[str, npt.NDArray[np.bool_]], dataset: Dataset) -> Any:
     """Return the columns that are judged as a data frame, with the helper columns."""
-    frame = rows.select([name for name in rows.schema.names if name not in IDENTITY])
+    frame = rows.select([name for name in rows.schema.names if not (dataset.measures and name in IDENTITY)])
     for name, good in findings.items():
         frame = frame.append_column(name, pa.array(good))
     return frame.to_pandas()
@@ -371,6 +438,8 @@ def _run(suite: list[dict[str, Any]], frame: Any, checks: dict[tuple[str, str], 
         result = batch.validate(expectations, result_format={"result_format": "BASIC", "partial_unexpected_count": 0})
     for found in result.results:
         kind, column = found.expectation_config.type, found.expectation_config.kwargs["column"]
+        if column.endswith(_FORM):
+            kind, column = _HAS_FORM, column.removesuffix(_FORM)
         check = checks.setdefault((kind, column), Check(kind, column))
         check.allowed = 1.0 - float(found.expectation_config.kwargs.get("mostly", 1.0))
         check.rows += len(frame)

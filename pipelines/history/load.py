@@ -97,7 +97,7 @@ def load_history(
             report = (lambda n, before=count: progress(before + n)) if progress else None
             declared = load_dataset(dataset)
             rows = (with_texts(batch, declared) for batch in opened.read(query))
-            with Spool(rows, folder=settings.home, rows=BATCH_ROWS) as spool:
+            with Spool(rows, folder=settings.home, rows=BATCH_ROWS, panels=declared.measures) as spool:
                 count += _load(
                     settings, job, spool, part, dataset=dataset, gate=gate, care_admits=care_admits, progress=report
                 )
@@ -264,7 +264,8 @@ def _with_version(rows: pa.Table, dataset: Dataset, changed: npt.NDArray[np.bool
     replacing = changed if without_version else np.zeros(len(changed), np.bool_)
     if without_version:  # in every batch, because all batches are judged as one table
         rows = rows.append_column("version", pa.array(np.where(replacing, marked(now_us), 0)))
-    for name in ("issued_at", "available_at"):
+    # issued_at is a time of a query's observations; in another dataset a column of this name is one like any other.
+    for name in ("issued_at", "available_at") if dataset.measures else ("available_at",):
         if name in rows.schema.names:
             times = typed(rows.select([name]), dataset)[name].combine_chunks()
             column = known_at(times, replacing, now_us if name == "available_at" else None)

@@ -46,7 +46,7 @@ class RowTexts(Sequence[bytes | None]):
         return msgspec.json.encode(self._rows.slice(self._starts[i], end - self._starts[i]).to_pylist())
 
 
-def whole_messages(batches: Iterator[pa.RecordBatch], *, rows: int) -> Iterator[pa.Table]:
+def whole_messages(batches: Iterator[pa.RecordBatch], *, rows: int, panels: bool = True) -> Iterator[pa.Table]:
     """Yield tables of about so many rows; rows of one message, which come one after the other, stay in one table."""
     buffered: list[pa.RecordBatch] = []
     count = 0
@@ -55,7 +55,7 @@ def whole_messages(batches: Iterator[pa.RecordBatch], *, rows: int) -> Iterator[
         count += batch.num_rows
         if count >= rows:
             table = pa.Table.from_batches(buffered).combine_chunks()
-            last = int(message_starts(table)[-1])  # the last message can go on in the next batch
+            last = int(message_starts(table, panels=panels)[-1])  # the last message can go on in the next batch
             if last:
                 yield table.slice(0, last)
             buffered, count = table.slice(last).to_batches(), table.num_rows - last
@@ -63,9 +63,14 @@ def whole_messages(batches: Iterator[pa.RecordBatch], *, rows: int) -> Iterator[
         yield pa.Table.from_batches(buffered).combine_chunks()
 
 
-def message_starts(table: pa.Table) -> npt.NDArray[np.int64]:
-    """Return where each message begins: successive rows with one identity are one message, others one each."""
-    if IDENTITY[1] not in table.schema.names:
+def message_starts(table: pa.Table, *, panels: bool = True) -> npt.NDArray[np.int64]:
+    """Return where each message begins: successive rows with one identity are one message, others one each.
+
+    Args:
+        table: the rows.
+        panels: whether there are such messages: in observations. Other datasets can have a column of that name, too.
+    """
+    if not panels or IDENTITY[1] not in table.schema.names:
         return np.arange(table.num_rows)
     begins = np.ones(table.num_rows, np.bool_)
     same = np.ones(max(table.num_rows - 1, 0), np.bool_)

@@ -22,28 +22,30 @@ from vitalake.errors import LakeError
 class Spool:
     """The rows of one query, in tables of whole messages, of which one at a time is in memory."""
 
-    def __init__(self, batches: Iterator[pa.RecordBatch], *, folder: Path, rows: int) -> None:
+    def __init__(self, batches: Iterator[pa.RecordBatch], *, folder: Path, rows: int, panels: bool) -> None:
         """Read all rows from the warehouse.
 
         Args:
             batches: the rows; all of one schema.
             folder: where the compressed rows are kept.
             rows: about how many rows a table has.
+            panels: whether successive rows with one identity are one message; see message_starts.
 
         Raises:
             LakeError: the folder has no room for them.
             VitaLakeError: the warehouse fails.
         """
         self.rows = self.messages = 0
+        self._panels = panels
         self._file = tempfile.TemporaryFile(dir=folder)
         options = pa.ipc.IpcWriteOptions(compression="lz4")
         writer: pa.RecordBatchFileWriter | None = None
         try:
-            for table in whole_messages(batches, rows=rows):
+            for table in whole_messages(batches, rows=rows, panels=panels):
                 writer = writer or pa.ipc.new_file(self._file, table.schema, options=options)
                 writer.write_table(table, max_chunksize=table.num_rows)
                 self.rows += table.num_rows
-                self.messages += len(message_starts(table))
+                self.messages += len(message_starts(table, panels=panels))
             if writer is not None:
                 writer.close()
         except OSError as error:
@@ -61,7 +63,7 @@ class Spool:
         reader = pa.ipc.open_file(self._file)
         for number in range(reader.num_record_batches):
             table = pa.Table.from_batches([reader.get_batch(number)])
-            starts = message_starts(table)
+            starts = message_starts(table, panels=self._panels)
             if behind >= len(starts):
                 behind -= len(starts)
                 continue

@@ -15,6 +15,7 @@ from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any, ClassVar
 
+import msgspec
 import pyarrow as pa
 import pytest
 
@@ -42,6 +43,7 @@ from tests.fhir import message
 from tests.hl7 import adt
 from tests.services.polls import LaneWithoutKafka
 from vitalake import clock, plugins
+from vitalake.cli.app import main
 from vitalake.errors import InputError, PrivacyError, ServiceUnavailable
 from vitalake.keys import load_keys
 from vitalake.lake.commits.lake import Lake
@@ -217,6 +219,22 @@ def test_a_hold_drops_the_note_of_an_erasure_and_stops_nobody_elses(noted: Path)
     with _vault(noted) as vault:
         assert vault.pending_erasures() == []
         assert vault.held(vault.subject_of(WHO)) is not None
+
+
+def test_an_erasure_that_is_stopped_says_so_in_the_audit(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(log: ErasureLog, *_: object) -> None:
+        raise log._refused(OSError(28, "No space left on device"))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(ErasureLog, "append", full)
+        for arguments in ([WHO, "--reason", "request 17", "--yes"], []):
+            assert main(["patient", "erase", *arguments, "--home", str(home)]) == 14
+    _erase(home, OTHER)
+    shown = msgspec.json.decode(_run_audit(home, "list"))["records"]
+    ends = [record["detail"] for record in shown if record["action"] == "patient.erase"]
+    stopped = {"outcome": "stopped", "error": "ServiceUnavailable"}
+    assert sorted(map(str, ends)) == sorted(map(str, [{"outcome": "begun"}, stopped, stopped]))
+    assert WHO not in str(shown)
 
 
 def test_what_is_gone_on_with_before_the_key_went_takes_the_pseudonym_of_now(noted: Path) -> None:

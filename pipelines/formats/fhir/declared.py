@@ -10,6 +10,7 @@ import msgspec
 import pyarrow as pa
 
 from pipelines.formats.fhir.elements import checked, reference_of, version_of
+from pipelines.formats.fhir.model import NoSuchElement, check_elements, check_resource
 from pipelines.formats.fhir.paths import reason_of
 from pipelines.formats.fhir.records import Row, instant_of, updated_of
 from pipelines.formats.fhir.structs import RESOURCES, resources_of_datasets
@@ -38,6 +39,13 @@ FUNCTIONS = frozenset(
 
 Left out are those that print (trace), that depend on the time of reading (now), and whose running time is not bounded
 by the length of the message (matches, repeat, descendants).
+"""
+
+
+MOST_ELEMENTS = 10_000
+"""Elements that a resource may have, every item of a list counted.
+
+The time of an expression grows with them, of some expressions with their square; ordinary ones have fewer than 500.
 """
 
 
@@ -107,6 +115,8 @@ class FhirDeclaredDecoder:
             return
         if resource.get("implicitRules") is not None or resource.get("modifierExtension"):
             raise Refused(Reason.MODIFIED, f"{self._resource}.modifierExtension")
+        if _has_too_many_elements(resource):
+            raise Refused(Reason.TOO_MANY_ELEMENTS, self._resource)
         if self._skip is not None and _evaluated(self._skip, resource, self._resource) == [True]:
             return
         row: Row = {"identity": self._identity(resource, full_url)}
@@ -139,6 +149,53 @@ def _entries(bundle: dict[str, Any]) -> Iterator[tuple[dict[str, Any], str | Non
             raise Refused(Reason.WRONG_RESOURCE, f"Bundle.entry[{place}].resource")
         url = entry.get("fullUrl")
         yield resource, url if isinstance(url, str) else None
+
+
+def check_declared(dataset: Dataset) -> None:
+    """Check that the expressions of a dataset are valid, and name elements that FHIR R4 has.
+
+    A stream does not check elements: a column that is always null harms nobody, a stream that does not begin does.
+
+    Raises:
+        SettingsError: they are not, or fhirpathpy is not installed; the error names file and line.
+    """
+    if dataset.fhir is None:
+        return
+    FhirDeclaredDecoder(dataset)
+    at: tuple[str | int, ...] = ("fhir", "resource")
+    try:
+        check_resource(dataset.fhir.resource)
+        if dataset.fhir.skip:
+            at = ("fhir", "skip")
+            check_elements(dataset.fhir.skip, dataset.fhir.resource)
+        for place, column in enumerate(dataset.columns):
+            if column.fhir:
+                at = ("columns", place, "fhir")
+                check_elements(column.fhir, dataset.fhir.resource)
+    except NoSuchElement as error:
+        what = "a resource" if at == ("fhir", "resource") else "an element"
+        raise _refused(dataset, f"Declaration names {what} that FHIR R4 does not have", at, error.remedy) from None
+
+
+def _refused(dataset: Dataset, what: str, at: tuple[str | int, ...], remedy: str) -> SettingsError:
+    place = where_declared()[dataset.name]
+    return refused(what, where=place.where, text=place.path.read_text(encoding="utf-8"), at=at, remedy=remedy)
+
+
+def _has_too_many_elements(resource: dict[str, Any]) -> bool:
+    """Return whether a resource has more elements than are read; counting ends where it is known."""
+    count, nested = 0, [iter(resource.values())]
+    while nested:
+        for value in nested[-1]:
+            count += 1
+            if count > MOST_ELEMENTS:
+                return True
+            if isinstance(value, dict | list) and value:
+                nested.append(iter(value.values() if isinstance(value, dict) else value))
+                break
+        else:
+            nested.pop()
+    return False
 
 
 def _of_meta(resource: dict[str, Any], kind: str) -> tuple[int, datetime | None]:
@@ -175,14 +232,11 @@ def _compiled(dataset: Dataset, path: str, at: tuple[str | int, ...]) -> Evaluat
         evaluate = fhirpathpy.compile(path, models["r4"])
         evaluate({"resourceType": dataset.fhir.resource}, None)
     except Exception:  # fhirpathpy raises plain Exception, and whatever its parser and evaluator raise
-        place = where_declared()[dataset.name]
-        text = place.path.read_text(encoding="utf-8")
-        raise refused(
+        raise _refused(
+            dataset,
             "Declaration has an expression that is not valid FHIRPath, or uses a function that is not allowed",
-            where=place.where,
-            text=text,
-            at=at,
-            remedy="Correct the expression; see docs/how-to/declare-a-dataset.md.",
+            at,
+            "Correct the expression; see docs/how-to/declare-a-dataset.md.",
         ) from None
     return evaluate
 

@@ -25,9 +25,16 @@ def _decoder(_profile: str, dataset: Dataset, stream: StreamSettings, _settings:
     return FhirRecordDecoder(dataset.name, max_message_bytes=stream.max_message_bytes)
 
 
+def _check(dataset: Dataset) -> None:
+    from pipelines.formats.fhir.declared import check_declared
+
+    check_declared(dataset)
+
+
 FORMAT = FormatKind(
     name="fhir",
     description="FHIR R4 JSON: one resource, or a Bundle of any",
     decoder=_decoder,
+    check=_check,
 )
 """It needs no lenient reader of its own: the general reader recognises FHIR in messages of all topics."""

@@ -23,6 +23,8 @@ class Reason(StrEnum):
     MODIFIED = "modified"
     CONTROL_CHARACTER = "control-character"
     TOO_MANY_ROWS = "too-many-rows"
+    TOO_MANY_ELEMENTS = "too-many-elements"
+    DECODER_FAILED = "decoder-failed"
     NOT_HL7 = "not-hl7"
     BAD_CHARSET = "bad-charset"
     UNKNOWN_CODE = "unknown-code"
@@ -49,6 +51,8 @@ EXPLAINED: dict[Reason, str] = {
     Reason.MODIFIED: "modifierExtension or implicitRules: they can change the meaning of the message.",
     Reason.CONTROL_CHARACTER: "An identifier, a reference or a text contains U+0000.",
     Reason.TOO_MANY_ROWS: "The message has more rows than a panel or Bundle may have.",
+    Reason.TOO_MANY_ELEMENTS: "A resource of a dataset with FHIRPath has more elements than a resource may have.",
+    Reason.DECODER_FAILED: "The format that the path names failed, or its rows do not fit: correct it, then replay.",
     Reason.NOT_HL7: "Not HL7 v2: no MSH at the start, unusable separators, or no end of the MLLP frame.",
     Reason.BAD_CHARSET: "The character set (MSH-18) is not supported, or a text is not valid in it.",
     Reason.UNKNOWN_CODE: "Not in the vocabulary: declare or map the code (docs/how-to/declare-codes.md), then replay.",

@@ -20,6 +20,7 @@ from governance.audit import (
     FileAuditSink,
     latest,
     open_audit,
+    recording_stop,
     set_audit_aside,
     verify_chain,
     who_saw,
@@ -27,7 +28,7 @@ from governance.audit import (
 from governance.audit.chain import WRITERS, Chain
 from governance.audit.records import Seals
 from vitalake import clock
-from vitalake.errors import PrivacyError, ServiceUnavailable
+from vitalake.errors import LakeError, PrivacyError, ServiceUnavailable
 from vitalake.keys import Key, KeyRing, load_keys
 from vitalake.settings import load_settings
 
@@ -550,3 +551,24 @@ def test_what_is_recorded_while_it_is_verified_is_not_taken_for_put_back(
     monkeypatch.setattr(Chain, "follow", follow)
     assert verify_chain(tmp_path / "audit", KEYS).whole
     assert done
+
+
+def test_what_is_stopped_by_an_error_is_recorded_by_its_kind() -> None:
+    recorded: list[str] = []
+    with recording_stop(recorded.append):
+        pass
+    assert recorded == []
+    for error in (ServiceUnavailable("The disk of Zzname is full"), KeyboardInterrupt()):
+        with pytest.raises(type(error)) as caught, recording_stop(recorded.append):
+            raise error
+        assert caught.value is error
+    assert recorded == ["ServiceUnavailable", "KeyboardInterrupt"]
+
+
+def test_an_audit_that_cannot_record_that_it_was_stopped_hides_no_error(caplog: pytest.LogCaptureFixture) -> None:
+    def fail(_: str) -> None:
+        raise LakeError("Audit cannot be written")
+
+    with pytest.raises(ServiceUnavailable), recording_stop(fail):
+        raise ServiceUnavailable("Store does not answer")
+    assert [record.getMessage() for record in caplog.records] == ["audit does not have how it ended"]

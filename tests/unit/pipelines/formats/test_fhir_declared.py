@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipelines.formats.fhir import declared
 from pipelines.formats.fhir.declared import FhirDeclaredDecoder
 from pipelines.formats.registry import make_decoder
 from pipelines.formats.shared.reasons import Reason
@@ -204,3 +205,22 @@ def test_a_dataset_without_paths_has_no_rows_in_this_format(home: Path) -> None:
         parse_dataset(document, where="d.yaml")
     with pytest.raises(SettingsError, match="no rows for this dataset"):
         make_decoder("fhir", dataset="ward_movement", stream=StreamSettings(), settings=load_settings(home))
+
+
+@pytest.mark.parametrize(("spare", "reasons"), [(0, []), (-1, [Reason.TOO_MANY_ELEMENTS])])
+def test_a_resource_of_too_many_elements_is_refused_before_any_expression_sees_it(
+    spare: int, reasons: list[Reason], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[str] = []
+
+    def evaluated(_: object, resource: dict[str, Any], _where: str) -> list[Any]:
+        seen.append(resource["id"])
+        return []
+
+    monkeypatch.setattr(declared, "_evaluated", evaluated)
+    own = {"resourceType": "MedicationAdministration", "id": "ma-1", "note": [{"text": "a"}]}  # five elements
+    nested: list[Any] = [[], {}] * ((declared.MOST_ELEMENTS - 6 - spare) // 2)
+    nested += [1] * (declared.MOST_ELEMENTS - 6 - spare - len(nested))
+    decoded = _decode(own | {"supportingInformation": nested})
+    assert [(r.reason, r.path) for r in decoded.rejects] == [(reason, own["resourceType"]) for reason in reasons]
+    assert bool(seen) is not bool(reasons)

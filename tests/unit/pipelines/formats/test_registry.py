@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, ClassVar
@@ -21,7 +22,7 @@ from pipelines.formats.shared.encoded import Refused
 from pipelines.formats.shared.named import Named
 from pipelines.formats.shared.one_by_one import Measured, OneByOne
 from pipelines.formats.shared.reasons import Reason
-from pipelines.formats.shared.result import Decoded, Decoder
+from pipelines.formats.shared.result import Decoded, Decoder, Reject
 from tests.contract.formats import FormatContract
 from tests.decoding import decoder_of
 from vitalake import plugins
@@ -185,6 +186,62 @@ def test_what_is_no_row_is_refused_with_its_column(changes: dict[str, Any], reas
     decoder = OneByOne("words", "1", lambda _: [Measured(**row)], max_message_bytes=1_000)
     decoded = decoder.decode([b"x"])
     assert [(r.reason, r.path) for r in decoded.rejects] == ([] if reason is None else [(reason, path)])
+
+
+# -- a decoder of another package is fenced -----------------------------------------------------------------------
+
+
+class _Faulty(OneByOne):
+    """A decoder that fails, in one way, at messages that begin with a word."""
+
+    def __init__(self, fault: str) -> None:
+        super().__init__("words", "1", _read, max_message_bytes=1_000)
+        self._fault = fault
+
+    def decode(self, values: Sequence[bytes | None]) -> Decoded:
+        decoded = super().decode(values)
+        if not any(value and value.startswith(b"Zz") for value in values):
+            return decoded
+        if self._fault == "raises":
+            raise ValueError(f"cannot read {values!r}")
+        if self._fault == "loses rejects":
+            decoded.rejects.clear()
+        if self._fault == "columns":
+            return replace(decoded, rows=decoded.rows.select(["patient_id", "code"]))
+        if self._fault == "rows":
+            return replace(decoded, identities=[*decoded.identities, None])
+        if self._fault == "reason":
+            decoded.rejects[:] = [Reject(r.message, Reason.UNKNOWN_CODE, "x", 1) for r in decoded.rejects]
+        if self._fault == "tombstones" and decoded.tombstones:
+            decoded.empty.append(decoded.tombstones.pop())
+        return decoded
+
+
+@pytest.mark.parametrize("fault", ["raises", "loses rejects", "columns", "rows", "reason"])
+def test_a_message_at_which_a_package_s_decoder_fails_is_a_dead_letter_and_the_others_are_read(
+    register: Callable[..., None], caplog: pytest.LogCaptureFixture, fault: str
+) -> None:
+    register(_kind(lambda _: _Faulty(fault)))
+    decoder = decoder_of("words")
+    assert (decoder.name, decoder.version) == ("words", "1")
+    poll = [GOOD, None, b"0815 x", b"Zzname 555 x", b"0816 80", None, b"0817 81"]
+    decoded = decoder.decode(poll)
+    assert [(r.message, r.reason, r.path) for r in decoded.rejects] == [
+        (2, Reason.WRONG_SHAPE, ""),
+        (3, Reason.DECODER_FAILED, "words"),
+    ]
+    assert decoded.tombstones == [1, 5]
+    assert decoded.message.tolist() == [0, 4, 6]
+    assert decoded.rows["value"].to_pylist() == [72.0, 80.0, 81.0]
+    assert [record.getMessage() for record in caplog.records] == ["decoder failed"], "once for each fault"
+    assert not [word for word in ("Zz", "555", "0815") if word in str([vars(r) for r in caplog.records])]
+
+
+def test_a_poll_that_fails_only_as_a_whole_is_refused_as_a_whole(register: Callable[..., None]) -> None:
+    register(_kind(lambda _: _Faulty("tombstones")))
+    decoded = decoder_of("words").decode([GOOD, b"Zzname 5", None])
+    assert [(r.message, r.reason) for r in decoded.rejects] == [(0, Reason.DECODER_FAILED), (1, Reason.DECODER_FAILED)]
+    assert (decoded.tombstones, decoded.rows.num_rows) == ([2], 0)
 
 
 # -- the contract finds what breaks it ---------------------------------------------------------------------------

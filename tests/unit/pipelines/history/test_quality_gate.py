@@ -25,6 +25,8 @@ from pipelines.history.job import load_job
 from pipelines.history.load import load_history
 from pipelines.history.warehouse import open_warehouse
 from pipelines.simulator.warehouse_mimic import make_demo_warehouse
+from tests.vocabularies import declare
+from vitalake import declarations
 from vitalake.errors import InputError
 from vitalake.lake.datasets.declared import load_dataset
 from vitalake.settings import load_settings
@@ -129,7 +131,7 @@ FAULTS: dict[str, tuple[str, Callable[[int], pa.Table], str]] = {
         lambda n: _with(_ended(), n, discharge_disposition="Zz"),
         "discharge_disposition",
     ),
-    "words for codes": ("condition", lambda n: _with(_diagnoses(), n, code="Zz 5550100"), "code_form"),
+    "words for codes": ("condition", lambda n: _with(_diagnoses(), n, code="Zz 5550100"), "code"),
     "unknown codes": ("observation", lambda n: _with(_values(), n, code="0000-0"), "code_known"),
     "sent twice": ("observation", lambda n: _with(_values(), n + 1 if n else 0, identity_value="same"), "key"),
 }
@@ -364,3 +366,56 @@ def test_a_unit_that_does_not_fit_is_named_with_its_code_and_words_are_not(tmp_p
     }
     assert "Zz" not in report + str(caught.value)
     assert "plausible:" not in caught.value.where, "a unit is not a value"
+
+
+def test_unknown_codes_are_named_if_they_have_the_declared_form_the_most_frequent_first(tmp_path: Path) -> None:
+    rows = _values()
+    rows["code"][:22] = [*["LAB|GLU"] * 2, *["LAB|NA"] * 3, *(f"LAB|X{i}" for i in range(10)), *["LAB|Zzname"] * 2,
+                         "Zzname", "LAB|call 555", "8867-5", None, *["26881-3"] * 1]  # fmt: skip
+    declare(tmp_path, "local: {LAB: {name: a, form: '[A-Z]{1,3}[0-9]?'}}", name="ward")
+    gate = SuiteGate(tmp_path, source="own", max_rejected=THRESHOLD)
+    with pytest.raises(QualityError, match="code_known") as caught:
+        gate.judge(load_dataset("observation"), [pa.table(rows).slice(begin, 10) for begin in range(0, ROWS, 10)])
+    assert "; LAB|NA: 3 rows; LAB|GLU: 2 rows; " in caught.value.where
+    report = (tmp_path / "own.observation.json").read_text()
+    unknown = msgspec.json.decode(report)["unknown_codes"]
+    assert [*unknown.items()][:3] == [("LAB|NA", 3), ("LAB|GLU", 2), ("26881-3", 1)]
+    assert unknown["other codes"] == 3
+    assert [*unknown.items()][-1] == ("codes that are not shown, because they do not have a declared form", 5)
+    assert len(unknown) == 10 + 2
+    assert not [word for word in ("Zz", "555", "8867-5") if word in report + str(caught.value)]
+
+
+DECLARED = """
+name: dose
+kind: record
+key: [dose_no, version]
+day_of: issued_at
+columns:
+  - {name: dose_no, type: binary, class: record-identifier, hashed: true, description: x}
+  - {name: dose_unit, type: string, class: measurement-code, form: any-unit, description: x}
+  - {name: dose_unit_form, type: float64, class: measurement, description: x}
+  - {name: status, type: string, class: care-event, values: [given], description: x}
+  - {name: identity_value, type: string, class: care-event, values: [same], description: x}
+  - {name: issued_at, type: timestamp, class: date-of-service, statistics: true, description: x}
+"""
+
+
+def test_a_text_without_the_declared_form_is_told_by_the_declared_column(tmp_path: Path) -> None:
+    (tmp_path / "datasets").mkdir()
+    (tmp_path / "datasets" / "dose.yaml").write_text(DECLARED)
+    declarations.use(tmp_path)
+    rows: dict[str, list[Any]] = {
+        "dose_no": [str(i) for i in range(ROWS)],
+        "patient_id": ["p"] * ROWS,
+        "dose_unit": ["mg"] * ROWS,
+        "dose_unit_form": [1.0] * ROWS,
+        "status": ["given"] * ROWS,
+        "identity_value": ["same"] * ROWS,
+        "issued_at": [_START] * ROWS,
+    }
+    gate = SuiteGate(tmp_path, source="own", max_rejected=THRESHOLD)
+    gate.judge(load_dataset("dose"), [_with(rows, 1, status="stopped")])  # a status of another kind than FHIR's
+    with pytest.raises(QualityError) as caught:
+        gate.judge(load_dataset("dose"), [_with(rows, 3, dose_unit="Zz Tabl")])
+    assert caught.value.where == "own.dose: dose_unit: text that does not have the declared form 'any-unit' (3 of 40)"
