@@ -44,8 +44,9 @@ NEEDED = {"observation": ("patient_id", "code", "status", "effective_at")}
 MOST_UNITS = 5
 """How many units an error names; the report names all of them."""
 
-_FORM = "_form"
-"""Suffix of the helper column that says whether a column's text has the declared form."""
+_FORM = "__form"
+"""Suffix of the helper column that says whether a column's text has the declared form; no dataset's column has such a
+name."""
 
 MADE_BY_LANE = ("observation_id",)
 """Key columns that the lane computes; no query returns them."""
@@ -174,7 +175,8 @@ def suite_of(dataset: Dataset, rows: pa.Table, *, max_rejected: float) -> list[d
     suite += [
         _expect("column_values_to_not_be_null", column=name, mostly=mostly) for name in from_query if name in given
     ]
-    times = [column.name for column in dataset.columns if pa.types.is_timestamp(column.type)] + ["issued_at"]
+    times = [column.name for column in dataset.columns if pa.types.is_timestamp(column.type)]
+    times += ["issued_at"] if dataset.measures else []
     suite += [
         _expect(
             "column_values_to_be_between",

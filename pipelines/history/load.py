@@ -264,7 +264,7 @@ def _with_version(rows: pa.Table, dataset: Dataset, changed: npt.NDArray[np.bool
     replacing = changed if without_version else np.zeros(len(changed), np.bool_)
     if without_version:  # in every batch, because all batches are judged as one table
         rows = rows.append_column("version", pa.array(np.where(replacing, marked(now_us), 0)))
-    for name in ("issued_at", "available_at"):
+    for name in ("issued_at", "available_at") if dataset.measures else ("available_at",):
         if name in rows.schema.names:
             times = typed(rows.select([name]), dataset)[name].combine_chunks()
             column = known_at(times, replacing, now_us if name == "available_at" else None)

@@ -129,7 +129,7 @@ FAULTS: dict[str, tuple[str, Callable[[int], pa.Table], str]] = {
         lambda n: _with(_ended(), n, discharge_disposition="Zz"),
         "discharge_disposition",
     ),
-    "words for codes": ("condition", lambda n: _with(_diagnoses(), n, code="Zz 5550100"), "code_form"),
+    "words for codes": ("condition", lambda n: _with(_diagnoses(), n, code="Zz 5550100"), "code__form"),
     "unknown codes": ("observation", lambda n: _with(_values(), n, code="0000-0"), "code_known"),
     "sent twice": ("observation", lambda n: _with(_values(), n + 1 if n else 0, identity_value="same"), "key"),
 }
