@@ -164,9 +164,9 @@ def _datasets() -> str:
         "to each class. Text that is published unchanged must fit the last column, *holds only*: see "
         "[what text is published](../how-to/closed-text.md).\n\n## Classes\n\nThe list is closed: a declaration or a "
         "rule that names another class is refused. Values of a sealed class are encrypted one by one with the "
-        "patient's key in the rows that are kept as they came; values of any other class are in clear there, except for "
-        "text that does not fit its column. The last column is what the rules that `vitalake init` copies do; a class without a "
-        "rule is not published.\n\n"
+        "patient's key in the rows that are kept as they came; values of any other class are in clear there, except "
+        "for text that does not fit its column. The last column is what the rules that `vitalake init` copies do; a "
+        "class without a rule is not published.\n\n"
     )
     text += table(["class", "meaning", "sealed in identified rows", "shipped rules"], _classes())
     for name in (*published_datasets(), "dead_letter", "spans"):
