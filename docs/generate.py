@@ -9,6 +9,7 @@ from inspect import cleandoc
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
+import msgspec
 import typer
 import yaml
 from pydantic import BaseModel
@@ -19,6 +20,7 @@ from docs.tables import table
 from governance.policy.closed_text import describe_allowed
 from governance.policy.masks import mask_kinds
 from governance.policy.masks.registry import OURS
+from governance.policy.rules import load_policy
 from governance.samples import __file__ as samples_file
 from models.tasks import task_schema
 from pipelines.formats.registry import OURS as OUR_FORMATS
@@ -28,6 +30,7 @@ from pipelines.formats.shared.reasons import EXPLAINED, UNDECODABLE
 from pipelines.live.metrics import DOCUMENTED
 from vitalake.cli.app import make_app
 from vitalake.environment import may_set
+from vitalake.lake.datasets.classes import CLASSES
 from vitalake.lake.datasets.dataset import Column
 from vitalake.lake.datasets.declared import json_schema as datasets_schema
 from vitalake.lake.datasets.declared import load_dataset, published_datasets
@@ -159,8 +162,13 @@ def _datasets() -> str:
     text = (
         "# Datasets\n\nA dataset declares the class of each column: what kind of data it has. Rules say what happens "
         "to each class. Text that is published unchanged must fit the last column, *holds only*: see "
-        "[what text is published](../how-to/closed-text.md).\n"
+        "[what text is published](../how-to/closed-text.md).\n\n## Classes\n\nThe list is closed: a declaration or a "
+        "rule that names another class is refused. Values of a sealed class are encrypted one by one with the "
+        "patient's key in the rows that are kept as they came; values of any other class are in clear there, except "
+        "for text that does not fit its column. The last column is what the rules that `vitalake init` copies do; a "
+        "class without a rule is not published.\n\n"
     )
+    text += table(["class", "meaning", "sealed in identified rows", "shipped rules"], _classes())
     for name in (*published_datasets(), "dead_letter", "spans"):
         dataset = load_dataset(name)
         text += f"\n## {name}\n\nKey: {', '.join(dataset.key)}. Partitioned by the day of {dataset.day_of}.\n\n"
@@ -170,6 +178,23 @@ def _datasets() -> str:
         ]
         text += table(["column", "type", "class", "meaning", "holds only"], rows)
     return text
+
+
+def _classes() -> list[list[str]]:
+    """Return for each data class its meaning, whether its values are sealed, and what the shipped rules do."""
+    then = {
+        rule.what.data_class: rule.then
+        for rule in load_policy(Path(samples_file).parent).rules
+        if rule.what.data_class and not (rule.what.dataset or rule.what.column)
+    }
+    rows = []
+    for name, of in CLASSES.items():
+        mask = then[name].mask if name in then else None
+        options = msgspec.structs.asdict(then[name].options) if mask else {}
+        said = " ".join([f"`{mask}`", *(f"{option} {value}" for option, value in options.items())])
+        meaning = f"{of.meaning} (columns of the lake itself only)" if of.ours else of.meaning
+        rows.append([f"`{name}`", meaning, "yes" if of.sealed else "", said if mask else "not published"])
+    return rows
 
 
 def _allowed_texts(column: Column) -> str:

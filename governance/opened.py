@@ -54,7 +54,7 @@ class OpenedHome:
         Raises:
             InputError: there is no such dataset.
         """
-        return self._query_service.catalogue.columns(dataset)
+        return self._query_service.catalogue.published_columns(dataset)
 
     def read(
         self,

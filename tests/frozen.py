@@ -198,7 +198,7 @@ def _views(settings: Any, keys: Any, like: dict[str, Any]) -> dict[str, Any]:
     catalogue = Catalogue(settings, keys)
     found: dict[str, Any] = {}
     for name in like or catalogue.names:
-        with catalogue.relations([name]) as relations:
+        with catalogue.relations([name], identified=True) as relations:
             connection = connect(relations, memory_mb=256)
             shown = set(relations[0].columns) - {"source_position"}
             columns = like[name]["columns"] if like else sorted(shown)

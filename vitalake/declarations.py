@@ -18,7 +18,7 @@ import msgspec
 import yaml
 
 from vitalake.errors import SettingsError
-from vitalake.guarded import read_guarded
+from vitalake.guarded import read_guarded, read_regular
 from vitalake.strict_yaml import explain, line_of, read_yaml
 
 T = TypeVar("T")
@@ -114,7 +114,7 @@ def shipped(folder: Path) -> dict[str, Declared]:
 
 
 def declared(kind: str, home: Path | None) -> dict[str, Declared]:
-    """Return the declarations of a kind that a home adds, by name.
+    """Return the declarations of a kind that a home adds, by name; hidden files and folders are left out.
 
     Raises:
         SettingsError: a file or folder has a name that is not allowed, or lies in the wrong place.
@@ -124,6 +124,8 @@ def declared(kind: str, home: Path | None) -> dict[str, Declared]:
         return _declared_folders(folder, FOLDERS[kind])
     found = {}
     for path in sorted(folder.glob("*.y*ml")) if folder else ():
+        if path.name.startswith("."):  # an editor's
+            continue
         if path.suffix != ".yaml" or not NAME.fullmatch(path.stem):
             raise SettingsError(
                 "Name of the declaration is not allowed",
@@ -137,7 +139,9 @@ def declared(kind: str, home: Path | None) -> dict[str, Declared]:
 def _declared_folders(folder: Path, file: str) -> dict[str, Declared]:
     found = {}
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
-        if path.is_dir() and not path.name.startswith((".", "__")):
+        if path.name.startswith("."):
+            continue
+        if path.is_dir() and not path.name.startswith("__"):
             if not NAME.fullmatch(path.name) or not (path / file).is_file():
                 raise SettingsError(
                     f"Declaration is a folder without {file}, or its name is not allowed",
@@ -178,10 +182,12 @@ def read(found: Declared) -> tuple[Any, str]:
         SettingsError: it cannot be read, or is not YAML in the strict form that configuration has.
     """
     try:
-        text = found.path.read_text(encoding="utf-8")
+        text = read_regular(found.path)
     except OSError as error:
         raise SettingsError(
-            f"Declaration cannot be read ({error.strerror})", where=found.where, remedy="Check the file's permissions."
+            f"Declaration cannot be read ({error.strerror})",
+            where=found.where,
+            remedy="Make it a regular file of at most 1 MiB that this account may read.",
         ) from None
     except UnicodeDecodeError as error:
         raise _not_yaml(error, found.where) from None

@@ -7,6 +7,7 @@ configuration never counts for root.
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections import deque
@@ -19,6 +20,36 @@ _MOST_LINKS = 40
 """The limit that Linux has, MAXSYMLINKS."""
 
 
+MOST_BYTES = 1 << 20
+"""The largest file that is read: nobody writes so much by hand, and every command reads all of it."""
+
+
+def read_regular(path: Path) -> str:
+    """Return the text of a regular file of at most ``MOST_BYTES``.
+
+    Raises:
+        OSError: it cannot be read, is not a regular file, or is larger; ``strerror`` says which.
+        UnicodeDecodeError: it is not UTF-8.
+    """
+    return _read(path)[0]
+
+
+def _read(path: Path) -> tuple[str, os.stat_result]:
+    # Opened without waiting: a pipe without a writer would never answer, and a terminal would become this process's.
+    opened = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    try:
+        found = os.fstat(opened)
+        if not stat.S_ISREG(found.st_mode):
+            raise OSError(errno.EINVAL, "it is not a regular file", str(path))
+        with open(opened, "rb", closefd=False) as file:
+            content = file.read(MOST_BYTES + 1)
+    finally:
+        os.close(opened)
+    if len(content) > MOST_BYTES:
+        raise OSError(errno.EFBIG, "it is larger than 1 MiB", str(path))
+    return content.decode().replace("\r\n", "\n").replace("\r", "\n"), found
+
+
 def read_guarded(path: Path, *, caller: int | None = None) -> tuple[str, str]:
     """Return a configuration's text, and why the caller could have written it; empty: the caller could not.
 
@@ -27,13 +58,11 @@ def read_guarded(path: Path, *, caller: int | None = None) -> tuple[str, str]:
         caller: id of the account; default: the account that runs this process.
 
     Raises:
-        OSError: it cannot be read.
-        UnicodeDecodeError: it is not UTF-8.
+        OSError, UnicodeDecodeError: as ``read_regular``.
     """
     who = os.getuid() if caller is None else caller
-    with path.open(encoding="utf-8") as file:
-        opened = os.fstat(file.fileno())
-        return file.read(), _doubt(path, opened, who)
+    text, opened = _read(path)
+    return text, _doubt(path, opened, who)
 
 
 def _doubt(path: Path, opened: os.stat_result, caller: int) -> str:

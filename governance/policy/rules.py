@@ -20,6 +20,8 @@ import yaml
 from governance.errors import RuleError
 from governance.policy.masks.base import NoOptions
 from governance.policy.masks.registry import mask_kind
+from vitalake.guarded import read_regular
+from vitalake.lake.datasets.classes import CLASSES, nearest
 from vitalake.strict_yaml import explain, line_of, read_yaml
 
 
@@ -179,11 +181,13 @@ def read_then(document: Mapping[str, Any]) -> Then:
 
 def _read(path: Path) -> tuple[list[Rule], dict[str, list[str]]]:
     try:
-        text = path.read_text()
+        text = read_regular(path)
         document = read_yaml(text)
     except (OSError, UnicodeDecodeError) as error:
         raise RuleError(
-            f"Rule file cannot be read ({type(error).__name__})", where=path.name, remedy="Check its permissions."
+            f"Rule file cannot be read ({getattr(error, 'strerror', None) or type(error).__name__})",
+            where=path.name,
+            remedy="Make it a regular file of UTF-8 text that this account may read.",
         ) from None
     except yaml.YAMLError as error:
         why, line = explain(error)
@@ -241,3 +245,5 @@ def _check(rule: Rule) -> None:
             where="what",
             remedy="Give 'what' a dataset only; the filter names its column.",
         )
+    if rule.what.data_class is not None and rule.what.data_class not in CLASSES:
+        raise RuleError("Rule names an unknown data class", where="what.class", remedy=nearest(rule.what.data_class))

@@ -5,15 +5,23 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal, NamedTuple
 
 import pyarrow as pa
 
 from governance.policy.masking import MaskPlan, compile_masks
 from governance.policy.rules import load_policy
 from governance.query.fetched import fetch_folder
-from governance.query.relations import ATTRIBUTION, RESTRICTED, VERSION, Relation
+from governance.query.relations import (
+    ATTRIBUTION,
+    VERSION,
+    Relation,
+    as_known_at_name,
+    identified_name,
+    versions_name,
+)
 from governance.vault.sealed_rows import IDENTIFIERS
-from vitalake.errors import InputError, PrivacyError
+from vitalake.errors import InputError, PrivacyError, SettingsError
 from vitalake.keys import KeyRing
 from vitalake.lake.commits.format import check_readable
 from vitalake.lake.datasets.dataset import DEVICE_KEY, IDENTIFYING, SUBJECT, Dataset, holds_codes, table_form
@@ -44,6 +52,13 @@ FOUND_GOOD = ".found-good.json"
 """A cache in the home: which of the lake's files were verified within a day, so that not each command verifies all."""
 
 
+class _Rows(NamedTuple):
+    """What a relation reads: the rows of a dataset in one zone."""
+
+    dataset: str
+    zone: Literal["published", "restricted"]
+
+
 class Catalogue:
     """The relations of a home, by the rules as they were when the catalogue was made."""
 
@@ -52,13 +67,21 @@ class Catalogue:
 
         Raises:
             RuleError: they are not valid; nothing can be read.
+            SettingsError: two relations have one name.
         """
         policy = load_policy(settings.path(settings.governance))
         self._settings = settings
         self.rules = policy.version
         self._marks = Marks(settings.path(FOUND_GOOD))
         self._plans = {name: compile_masks(policy, load_dataset(name), keys) for name in published_datasets()}
-        self._restricted = {RESTRICTED + name: name for name in self._plans if load_dataset(name).restricted}
+        restricted = [name for name in self._plans if load_dataset(name).restricted]
+        self._relations = _named(
+            [
+                *((name, _Rows(name, "published")) for name in self._plans),
+                *((identified_name(name), _Rows(name, "restricted")) for name in restricted),
+            ]
+        )
+        self._restricted = {name: rows.dataset for name, rows in self._relations.items() if rows.zone == "restricted"}
 
     @property
     def names(self) -> list[str]:
@@ -71,13 +94,21 @@ class Catalogue:
         return list(self._restricted)
 
     def columns(self, name: str) -> dict[str, str]:
-        """Return the columns that may be queried, with their DuckDB types.
+        """Return the columns of a relation that may be queried, identified rows among them, with their DuckDB types.
 
         Raises:
-            InputError: there is no such dataset; the name is not echoed.
+            InputError: there is no such relation; the name is not echoed.
         """
         if name in self._restricted:
             return {column.name: _TYPES[column.type] for column in self._form(name).columns}
+        return self.published_columns(name)
+
+    def published_columns(self, name: str) -> dict[str, str]:
+        """Return the columns that the rules publish of a dataset, with their DuckDB types.
+
+        Raises:
+            InputError: no dataset of this name is published, such as that of identified rows; the name is not echoed.
+        """
         return {plan.column.name: _TYPES[plan.column.type] for plan in self._plan(name).columns if plan.published}
 
     def columns_read(self, name: str, names: Collection[str] | None = None) -> dict[str, str]:
@@ -104,7 +135,7 @@ class Catalogue:
     def partly_sealed(self, name: str) -> dict[str, pa.DataType]:
         """Return the columns of identified rows with codes in clear and other words sealed, and their types."""
         dataset = load_dataset(self._restricted[name])
-        return {column.name: column.type for column in dataset.columns if holds_codes(column)}
+        return {column.name: column.type for column in dataset.columns if holds_codes(dataset, column)}
 
     def identifying(self, name: str) -> dict[str, bool]:
         """Return the columns of a dataset that say whom a row is about, or which record it is.
@@ -142,19 +173,27 @@ class Catalogue:
         return self._plan(name).dataset
 
     @contextmanager
-    def relations(self, names: Iterable[str], *, subject: bytes | None = None) -> Iterator[list[Relation]]:
+    def relations(
+        self, names: Iterable[str], *, identified: bool = False, subject: bytes | None = None
+    ) -> Iterator[list[Relation]]:
         """Yield relations, each of one version of its table; fetched files stay until the end.
 
         Args:
             names: of published datasets, or of their identified rows.
+            identified: whether identified rows may be among them. The caller has checked who asks.
             subject: if given, identified rows are of this patient only.
 
         Raises:
-            InputError: there is no such dataset, or its table has other columns.
+            InputError: there is no such dataset, its rows are identified and may not be, or its table has other
+                columns.
             PrivacyError: the rules do not publish the columns that distinguish versions.
             Damaged: a file is gone or its content has changed; its table is not read.
             LakeError: a later release has written the lake.
         """
+        names = list(names)
+        if not identified:
+            for name in names:
+                self._plan(name)
         storage, marks = open_storage(self._settings.lake_uri, self._settings.storage_options), self._marks
         check_readable(storage)
         with fetch_folder() as folder:
@@ -194,7 +233,8 @@ class Catalogue:
 
     def _relation(self, name: str, storage: Storage, folder: Path, subject: bytes | None) -> Relation:
         form = self._form(name)
-        zone, only = ("restricted", subject) if name in self._restricted else ("published", None)
+        zone = self._relations[name].zone
+        only = subject if zone == "restricted" else None
         table = Table(form, storage, zone=zone) if storage.holds_table(f"{zone}/{form.name}") else None
         columns = self._readable_columns(name, table)
         paths, others = ((), ()) if table is None else _files(table, folder, only, self._marks)
@@ -209,6 +249,28 @@ class Catalogue:
             sealed=tuple(self.sealed(name)) if zone == "restricted" else (),
             identifying=(SUBJECT.name, DEVICE_KEY.name, *(c.name for c in form.columns if c.data_class in IDENTIFYING)),
         )
+
+
+def _named(relations: Iterable[tuple[str, _Rows]]) -> dict[str, _Rows]:
+    """Return relations by their names.
+
+    Raises:
+        SettingsError: two of them, or of the views and functions that each has, would have one name: a query for one
+            could then read the other, in another zone.
+    """
+    found: dict[str, _Rows] = {}
+    whose: dict[str, _Rows] = {}
+    for name, rows in relations:
+        for each in (name, versions_name(name), as_known_at_name(name)):
+            if each in whose:
+                raise SettingsError(
+                    "Two relations have one name",
+                    where=f"{each}, of the datasets {whose[each].dataset} and {rows.dataset}",
+                    remedy="Give the dataset that the home declares another name.",
+                )
+            whose[each] = rows
+        found[name] = rows
+    return found
 
 
 def _files(table: Table, folder: Path, subject: bytes | None, marks: Marks) -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 import msgspec
 
 from vitalake.clinical.statuses import LAST_REPORT_COUNTS, STAGES, WITHDRAWN
+from vitalake.lake.datasets.names import AS_KNOWN_AT, RESTRICTED, VERSIONS
 
 VERSION = "version"
 STATUS = "status"
@@ -20,9 +21,6 @@ MESSAGE = ("source", "source_position", TOLD)
 left out."""
 
 INGESTED = "ingested_at"
-
-RESTRICTED = "restricted_"
-"""The prefix of a dataset's name for its rows as they came, with identifying values sealed."""
 
 SEALED = "sealed"
 """The only field of the struct that wraps a sealed value."""
@@ -70,12 +68,17 @@ class Relation(msgspec.Struct, frozen=True):
 
 def versions_name(name: str) -> str:
     """Return the name of the relation of all rows."""
-    return f"{name}_versions"
+    return f"{name}{VERSIONS}"
 
 
 def as_known_at_name(name: str) -> str:
     """Return the name of the table function for the rows that were current by what was known at a moment."""
-    return f"{name}_as_known_at"
+    return f"{name}{AS_KNOWN_AT}"
+
+
+def identified_name(name: str) -> str:
+    """Return the name of the relation of a dataset's rows as they came, with identifying values sealed."""
+    return f"{RESTRICTED}{name}"
 
 
 def views(relation: Relation) -> list[str]:

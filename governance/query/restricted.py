@@ -119,7 +119,7 @@ class RestrictedQueryService(QueryService):
             named = (*named, *self._named_patients(vault, literals))
             names = [name for name in query.datasets if name in self.catalogue.identified_names]
             tracked = with_side_queries(tracked, self._record_queries(names, literals))
-            with self._sandbox(query, principal, seconds=seconds, subject=subject) as run:
+            with self._sandbox(query, principal, seconds=seconds, identified=True, subject=subject) as run:
                 result = run_tracked(run, tracked, names, rows=min(rows, MOST_IDENTIFIED))
             if isinstance(result, TrackedFailure):
                 subjects = result.subjects or set()

@@ -111,7 +111,7 @@ class QueryService:
         """
         self._require(principal)
         # Copies: the audit record stays true if the caller changes the lists before the rows are read.
-        columns, published = tuple(columns), self.catalogue.columns(dataset)
+        columns, published = tuple(columns), self.catalogue.published_columns(dataset)
         if any(isinstance(choices, str) for choices in (where or {}).values()):
             raise InputError(
                 "The values of 'where' must be a list, not a text", where="where", remedy="Write {column: [value]}."
@@ -206,9 +206,17 @@ class QueryService:
         principal: Principal,
         *,
         seconds: int,
+        identified: bool = False,
         subject: bytes | None = None,
     ) -> Iterator[Run]:
         """Yield a function that runs SQL in the sandbox, each time on the same versions of the query's tables.
+
+        Args:
+            query: checked.
+            principal: who asks.
+            seconds: how long each run may take.
+            identified: whether the query may read identified rows.
+            subject: if given, identified rows are of this patient only.
 
         Raises:
             ServiceUnavailable: the system ended the sandbox, which is recorded; or no query slot is free.
@@ -222,7 +230,8 @@ class QueryService:
             seconds=queries.wait_seconds,
             waiting=lambda: log.info("query waits", extra={"count": queries.workers, "where": "queries.workers"}),
         )
-        with query_slot, self.catalogue.relations(query.datasets, subject=subject) as relations:
+        readable = self.catalogue.relations(query.datasets, identified=identified, subject=subject)
+        with query_slot, readable as relations:
             try:
                 yield lambda sql, rows, side_queries=None: run(
                     Request(sql, relations, rows, MEMORY_MB, seconds, SIZE, side_queries)

@@ -26,6 +26,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from governance.vault import PatientKey
 from vitalake.errors import PrivacyError
+from vitalake.lake.datasets.classes import CLASSES
 from vitalake.lake.datasets.dataset import DEVICE_KEY, IDENTIFYING, SUBJECT, Dataset, restricted_form
 from vitalake.lake.tables.dictionaries import as_type, in_dictionaries, without_unused
 
@@ -33,7 +34,7 @@ FORMAT = b"\x01"
 """First byte of a sealed value: subject, nonce, ciphertext and tag follow."""
 
 SUBJECT_BYTES = 16
-IDENTIFIERS = ("patient-identifier", "encounter-identifier", "device-identifier", "medical-record-number")
+IDENTIFIERS = frozenset(name for name, of in CLASSES.items() if of.repeats)
 """Classes whose equal values seal to equal bytes, so that the versions of a stay are found without a key."""
 
 WORDS = "sealed:"

@@ -81,7 +81,8 @@ def _of_ends(
     sealer = make_sealer(dataset, vault, keys)
     for part in [part for file in files for part in _mine(table, file, subject)]:
         for row in sealer.open(part).to_pylist():
-            key, version = tuple(row[name] for name in dataset.key[:-1]), (row["version"] or 0, row[dataset.ends])
+            key = tuple(row[name] for name in dataset.key if name != "version")
+            version = (row["version"] or 0, row[dataset.ends])
             if key not in last or last[key][0] <= version[0]:
                 last[key] = version
     for _, end in last.values():

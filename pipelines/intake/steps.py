@@ -494,5 +494,5 @@ def make_sealer(
         vault,
         secret=keys.current("vault").secret,
         tokens_of=Pseudonyms(keys, "patient-identifier"),
-        unfit={column.name: make_unfit(column, lists) for column in dataset.columns if holds_codes(column)},
+        unfit={column.name: make_unfit(column, lists) for column in dataset.columns if holds_codes(dataset, column)},
     )

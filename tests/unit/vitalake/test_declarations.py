@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import socket
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
@@ -10,6 +13,7 @@ import pytest
 
 from vitalake import declarations
 from vitalake.errors import SettingsError
+from vitalake.guarded import MOST_BYTES
 from vitalake.settings import load_settings
 from vitalake.strict_yaml import line_of
 
@@ -111,6 +115,51 @@ def test_a_file_that_is_not_yaml_is_named_with_its_line(home: Path) -> None:
     found.path.unlink()
     with pytest.raises(SettingsError, match=r"cannot be read"):
         declarations.read(found)
+
+
+def _socket(path: Path) -> None:
+    os.chdir(path.parent)  # a socket's path is at most 108 bytes
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(path.name)
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (os.mkfifo, "it is not a regular file"),
+        (Path.mkdir, "it is not a regular file"),
+        (lambda path: path.symlink_to("/dev/zero"), "it is not a regular file"),
+        (_socket, "No such device or address"),
+        (lambda path: path.write_bytes(b"#" * (MOST_BYTES + 1)), "it is larger than 1 MiB"),
+    ],
+    ids=["pipe", "folder", "device", "socket", "large"],
+)
+@pytest.mark.timeout(10)
+def test_only_a_regular_file_of_a_sensible_size_is_read_and_nothing_waits(
+    home: Path, monkeypatch: pytest.MonkeyPatch, make: Callable[[Path], object], said: str
+) -> None:
+    """A pipe in datasets/ made every command wait for ever."""
+    monkeypatch.chdir(home)
+    (home / "datasets").mkdir()
+    make(home / "datasets" / "thing.yaml")
+    load_settings(home)
+    (found,) = declarations.declared("datasets", home).values()
+    with pytest.raises(SettingsError, match=rf"cannot be read \({said}\): .*thing\.yaml"):
+        declarations.read(found)
+
+
+def test_hidden_files_of_an_editor_are_left_out(home: Path) -> None:
+    for folder in ("datasets", "tasks"):
+        (home / folder).mkdir()
+        (home / folder / ".thing.yaml").write_text(TEXT)
+        assert declarations.declared(folder, home) == {}
+
+
+def test_lines_may_end_as_on_other_systems(home: Path) -> None:
+    (home / "datasets").mkdir()
+    (home / "datasets" / "thing.yaml").write_bytes(TEXT.replace("\n", "\r\n").encode())
+    (found,) = declarations.declared("datasets", home).values()
+    assert declarations.read(found)[1] == TEXT
 
 
 @pytest.mark.parametrize("place", ["datasets/thing.yaml", "tasks/thing/task.yaml"])

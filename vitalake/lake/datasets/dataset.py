@@ -6,6 +6,8 @@ from dataclasses import dataclass, replace
 
 import pyarrow as pa
 
+from vitalake.lake.datasets.classes import CLASSES
+
 TYPES: dict[str, pa.DataType] = {
     "binary": pa.binary(),
     "bool": pa.bool_(),
@@ -190,18 +192,16 @@ class Dataset:
         return next(c for c in self.columns if c.name == name)
 
 
-IDENTIFYING = frozenset(
-    {
-        "patient-identifier", "encounter-identifier", "device-identifier", "medical-record-number", "free-text",
-        "name", "address", "date-of-birth",
-    }
-)  # fmt: skip
+IDENTIFYING = frozenset(name for name, of in CLASSES.items() if of.sealed)
 """Data classes whose values are sealed, one by one, in the restricted zone."""
 
 
-def holds_codes(column: Column) -> bool:
-    """Return whether the restricted zone keeps a column's codes in clear, and seals any text that is not a code."""
-    return column.closed and column.data_class not in IDENTIFYING and column.data_class != "provenance"
+def holds_codes(dataset: Dataset, column: Column) -> bool:
+    """Return whether the restricted zone keeps a column's codes in clear, and seals any text that is not a code.
+
+    A message's source is none: the lake writes it itself, whatever a sender or a query gives.
+    """
+    return column.closed and column.data_class not in IDENTIFYING and column.name not in dataset.sources
 
 
 SUBJECT = Column("subject", pa.binary(), "subject", "keyed hash of the patient: whose key the sealed values need")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from datetime import date
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -15,6 +16,7 @@ import pyarrow as pa
 from vitalake import declarations
 from vitalake.declarations import Declared
 from vitalake.errors import SettingsError
+from vitalake.lake.datasets.classes import CLASSES, nearest
 from vitalake.lake.datasets.dataset import (
     ASSOCIATION,
     IDENTIFYING,
@@ -29,15 +31,19 @@ from vitalake.lake.datasets.dataset import (
     FormBy,
     OneOf,
 )
+from vitalake.lake.datasets.names import MADE, OWN_COLUMNS, taken
 from vitalake.strict_yaml import read_yaml
 
 _SHIPPED = Path(str(resources.files("vitalake"))) / "datasets"
 
-RESERVED = frozenset({"day", "device_key", "identity", "subject"})
-"""Names of columns that the lake itself adds to tables, or to rows before they are written."""
+MOST_DAYS = date(2000, 1, 1).toordinal()
+"""The most days that a dataset can keep its rows: so many days before today there is still a date."""
+
+_MOST_REVISIONS = 1_000_000
 
 _Name = Annotated[str, msgspec.Meta(pattern=r"^[a-z][a-z0-9_]{0,59}$")]
 _Text = Annotated[str, msgspec.Meta(min_length=1, max_length=500)]
+_Class = Annotated[str, msgspec.Meta(pattern=r"^[a-z][a-z-]{0,59}$", extra_json_schema={"enum": list(CLASSES)})]
 _Type = Literal["binary", "bool", "date", "float64", "int16", "int32", "int64", "string", "timestamp"]
 
 
@@ -51,9 +57,7 @@ class ColumnDeclaration(msgspec.Struct, frozen=True, forbid_unknown_fields=True,
     name: _Name
     type: _Type
     description: _Text
-    data_class: Annotated[str, msgspec.Meta(pattern=r"^[a-z][a-z-]{0,59}$")] | None = msgspec.field(
-        name="class", default=None
-    )
+    data_class: _Class | None = msgspec.field(name="class", default=None)
     statistics: bool = False
     derived: _Derived | None = None
     values: list[_Text] = []
@@ -90,9 +94,9 @@ class DatasetDeclaration(msgspec.Struct, frozen=True, forbid_unknown_fields=True
     columns: Annotated[list[ColumnDeclaration], msgspec.Meta(min_length=1)]
     day_of: _Name | None = None
     restricted: bool = False
-    revision: Annotated[int, msgspec.Meta(ge=1)] = 1
+    revision: Annotated[int, msgspec.Meta(ge=1, le=_MOST_REVISIONS)] = 1
     buckets: Annotated[int, msgspec.Meta(ge=0, le=256)] = 0
-    retention_days: Annotated[int, msgspec.Meta(ge=0)] = 0
+    retention_days: Annotated[int, msgspec.Meta(ge=0, le=MOST_DAYS)] = 0
     one_of: OneOfDeclaration | None = None
     ends: _Name | None = None
     fhir: FhirDeclaration | None = None
@@ -181,6 +185,7 @@ _Contradiction = tuple[tuple[str | int, ...], str, str]
 
 def _contradictions(dataset: Dataset) -> list[_Contradiction]:
     """Return the contradictions within a declaration: where, what is wrong, what to do."""
+    columns = {column.name: column for column in dataset.columns}
     types = {column.name: column.type for column in dataset.columns}
     problems: list[_Contradiction] = []
 
@@ -191,12 +196,16 @@ def _contradictions(dataset: Dataset) -> list[_Contradiction]:
     check_names(("key",), "Key names an unknown column", *dataset.key)
     check_names(("day_of",), "day_of names an unknown column", dataset.day_of)
     check_names(("ends",), "ends names an unknown column", dataset.ends)
-    if dataset.day_of in types and not pa.types.is_timestamp(types[dataset.day_of]):
-        problems.append((("day_of",), "day_of is not a timestamp", "Name a column of times."))
+    for field, name in (("day_of", dataset.day_of), ("ends", dataset.ends)):
+        if name in types and not pa.types.is_timestamp(types[name]):
+            problems.append(((field,), f"{field} is not a timestamp", "Name a column of times."))
     if (one_of := dataset.one_of) is not None:
         check_names(("one_of",), "one_of names an unknown column", *one_of.columns, one_of.words)
         if one_of.reason not in one_of.columns:
             problems.append((("one_of", "reason"), "one_of.reason is not among its columns", "Add it to them."))
+        if one_of.reason in columns and not _open_text(columns[one_of.reason]):
+            remedy = "Name a column of type string whose class is not sealed."
+            problems.append((("one_of", "reason"), "one_of.reason is not a text that can be published", remedy))
     if sum(column.hashed for column in dataset.columns) > 1:
         problems.append((("columns",), "Two columns are hashes of the record's name", "Declare one of them only."))
     seen: set[str] = set()
@@ -206,12 +215,58 @@ def _contradictions(dataset: Dataset) -> list[_Contradiction]:
             problems.append(((*at, "name"), "A column is declared twice", "Declare each column once."))
         seen.add(column.name)
         check_names(at, "Derived column lacks its source", *(column.completed_years or ()), column.token_with)
+        if column.data_class is not None and column.data_class not in CLASSES:
+            problems.append(((*at, "class"), "Class is not known", f"Correct it. {nearest(column.data_class)}"))
         if not _closed_once(column, types.keys()):
             remedy = "Give it the type string, and one of values, list or form."
             problems.append((at, "Column says in two ways which texts it may hold, or is not text", remedy))
         if column.hashed and column.type != pa.binary():
             problems.append((at, "A column that is hashed is not binary", "Declare the type binary."))
+        problems += [(at, what, remedy) for what, remedy in _misfits(column, columns)]
     return problems
+
+
+def _misfits(column: Column, columns: Mapping[str, Column]) -> Iterator[tuple[str, str]]:
+    """Yield which fields of a column do not fit its type or class, or those of the columns that they name."""
+    if column.token_with is not None and (
+        column.type != pa.int64() or (other := columns.get(column.token_with)) is None or other.type != pa.string()
+    ):
+        yield "token_with is not of a number and a text", "Declare the type int64, and name a column of type string."
+    if column.ours is not None and not pa.types.is_timestamp(column.type):
+        yield "ours is of a column without times", "Declare the type timestamp, or leave ours out."
+    if column.counts and column.type != pa.int64():
+        yield "counts is of a column without whole numbers", "Declare the type int64, or leave counts out."
+    if column.hashed and column.data_class in IDENTIFYING:
+        yield "A column that is hashed has a class that is sealed", "Give it the class record-identifier."
+    if column.data_class == "age" and not _is_number(column.type):
+        yield "An age is not a number: no rule could cap it", "Declare the type int64, or give it another class."
+    if column.data_class in _ENCODED and column.type != pa.string():
+        yield "A number of a patient, a stay or a device is not text", "Declare the type string."
+    if column.completed_years is not None:
+        yield from _misfits_of_derived(column, [columns[name] for name in column.completed_years if name in columns])
+
+
+_ENCODED = frozenset({"patient-identifier", "encounter-identifier", "device-identifier"})
+"""Classes whose values are looked up by keyed hashes of their text."""
+
+
+def _misfits_of_derived(column: Column, sources: Sequence[Column]) -> Iterator[tuple[str, str]]:
+    if not all(pa.types.is_temporal(source.type) for source in sources):
+        yield "completed_years names a column without times", "Name two columns of type date or timestamp."
+    if not pa.types.is_integer(column.type):
+        yield "Completed years are not a whole number", "Declare the type int64."
+    sealed = any(source.data_class in IDENTIFYING for source in sources)
+    if sealed and column.data_class != "age" and column.data_class not in IDENTIFYING:
+        yield "An age has another class: it would be published as it is", "Give it the class age, which rules cap."
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind))
+
+
+def _open_text(column: Column) -> bool:
+    """Return whether a column is text that is not sealed."""
+    return column.type == pa.string() and column.data_class not in IDENTIFYING
 
 
 def _closed_once(column: Column, names: Any) -> bool:
@@ -300,12 +355,25 @@ def _loaded(found: Declared) -> Dataset:
 def _home_problems(dataset: Dataset) -> list[_Contradiction]:
     """Return what a home may not declare, because such rows could not be masked, counted or erased like others."""
     problems: list[_Contradiction] = []
+    columns = {column.name: column for column in dataset.columns}
+    if why := taken(dataset.name):
+        problems.append((("name",), f"The dataset's name {why}", "Give the dataset and its file another name."))
     if dataset.day_of is None:
         problems.append(((), "day_of is missing: rows without a day are in no partition", "Name a column of times."))
+    elif columns[dataset.day_of].data_class in IDENTIFYING:
+        remedy = "Name a column of another class: the names of files would say it."
+        problems.append((("day_of",), "day_of has a class that is sealed", remedy))
     if "version" not in dataset.key:
         problems.append(
             (("key",), "Key lacks version: a correction could not be told from its original", "Add version to it.")
         )
+    for place, name in enumerate(dataset.key):
+        of = CLASSES.get(columns[name].data_class or "")
+        if of is not None and of.sealed and not of.repeats:
+            remedy = "Take the column out of the key: no value of it could be found again."
+            problems.append((("key", place), "Key has a column whose class is sealed", remedy))
+    if not {name for name in dataset.key if not columns[name].counts}:
+        problems.append((("key",), "Key has no column that names the record", "Add the column with the record's name."))
     known, standard = _shipped_columns(), {column.name: column for column in _standard()}
     for place, column in enumerate(dataset.columns):
         at = ("columns", place)
@@ -324,8 +392,22 @@ def _home_problems(dataset: Dataset) -> list[_Contradiction]:
 def _unsafe(column: Column) -> Iterator[tuple[str, str]]:
     """Yield why a column of a home could not be kept, published or erased safely, with the remedy."""
     data_class = column.data_class
-    if column.name in RESERVED:
+    if column.name in OWN_COLUMNS or MADE in column.name:
         yield "Column has a name that the lake uses itself", "Give it another name."
+    if column.name == "status" and not _open_text(column):
+        yield (
+            "status is not text: it says whether a row counts",
+            "Declare the type string and a class that is not sealed, or give the column another name.",
+        )
+    if data_class is not None and CLASSES[data_class].ours:
+        yield "Only the lake's own columns have this class", "Give it another class."
+    if column.name not in {standard.name for standard in _standard()} and (
+        column.token_with or column.ours or column.pairs
+    ):
+        yield (
+            "token_with, ours and 'counts: pairs' are for the columns that every record has",
+            "Leave the field out.",
+        )
     if data_class == "patient-identifier" and column.name != "patient_id":
         # Keys, erasures, legal holds and the audit all rely on one patient per row.
         yield (

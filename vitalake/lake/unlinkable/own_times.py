@@ -192,7 +192,7 @@ def _with_versions_of_loads(rows: pa.Table, dataset: Dataset) -> pa.Table:
     Such a row is of a load's second partition, and its version is a time in microseconds within a day before the row
     could be known. A sender's version that looks like that is treated as one.
     """
-    version_column = next(column.name for column in dataset.columns if column.counts)
+    version_column = "version"
     known_at_column = next(column.name for column in dataset.columns if column.ours == MARKED)
     sources = pc.ends_with(rows["source"].cast(pa.string()), f".{dataset.name}{_CHANGES}")
     at = pc.fill_null(sources, False).combine_chunks().to_numpy(zero_copy_only=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -101,7 +102,6 @@ def test_both_endings_of_yaml_are_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("what", "named"),
     [
-        ({"class": "pateint-identifier"}, "data class"),
         ({"column": "pateint_id"}, "column"),
         ({"dataset": "observatoin"}, "dataset"),
         ({"dataset": "spans", "class": "patient-identifier"}, "data class"),
@@ -114,6 +114,19 @@ def test_a_rule_that_names_what_is_not_there_protects_nothing_and_is_refused(
     with pytest.raises(RuleError, match=f"unknown {named}") as caught:
         _plans(_load(folder, _rule(), _rule(id="typo", what=what, then={"mask": "drop"})), keys)
     assert "typo" in caught.value.where
+
+
+def test_a_class_that_is_not_one_is_named_with_its_line_and_the_nearest(tmp_path: Path) -> None:
+    with pytest.raises(RuleError, match="'patient-identifier'") as caught:
+        _load(tmp_path, _rule(), _rule(id="typo", what={"class": "pateint-identifier"}, then={"mask": "drop"}))
+    assert caught.value.where == "rules.yaml:17 rule typo what.class"
+    assert "pateint" not in str(caught.value)
+
+
+def test_a_rule_file_is_a_regular_file(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "rules.yaml")
+    with pytest.raises(RuleError, match=r"cannot be read \(it is not a regular file\): rules\.yaml"):
+        load_policy(tmp_path)
 
 
 def test_two_rules_with_one_id_are_refused(tmp_path: Path) -> None:

@@ -25,8 +25,9 @@ from tests.unit.governance.query.query_samples import (
     publish,
     publish_samples,
 )
-from vitalake.errors import InputError, PrivacyError, ServiceUnavailable
+from vitalake.errors import InputError, PrivacyError, ServiceUnavailable, SettingsError
 from vitalake.keys import load_keys
+from vitalake.lake.datasets.declared import load_dataset, published_datasets
 from vitalake.lake.tables.storage import open_storage
 from vitalake.settings import Settings, load_settings
 
@@ -51,6 +52,30 @@ def test_each_thing_is_read_once_in_its_highest_version_and_not_if_taken_back(se
     table = _read(settings)
     assert table.num_rows == 4
     assert _values(table) == {1: 71.0, 2: 99.0, 4: 74.0, 5: 75.0}
+
+
+@pytest.mark.parametrize("name", ["restricted_observation", "restricted_patient"])
+def test_identified_rows_are_no_dataset_that_is_published(settings: Settings, name: str) -> None:
+    """Whoever may read published rows could read identified rows by their name."""
+    audit = Recorder()
+    with pytest.raises(InputError, match="No such dataset is published"):
+        _read(settings, name, columns=["version"], audit=audit)
+    catalogue = QueryService(settings, audit=audit).catalogue
+    with pytest.raises(InputError, match="No such dataset"), catalogue.relations(["observation", name]):
+        pass
+    with catalogue.relations(["observation", name], identified=True) as relations:
+        assert [relation.name for relation in relations] == ["observation", name]
+    assert audit.events == []
+
+
+@pytest.mark.parametrize("name", ["restricted_patient", "patient_versions", "patient_as_known_at"])
+def test_two_relations_of_one_name_are_an_error(settings: Settings, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    declared = {**{each: load_dataset(each) for each in published_datasets()}}
+    declared[name] = replace(declared["procedure"], name=name, restricted=False)
+    monkeypatch.setattr("governance.query.catalogue.published_datasets", lambda: [*declared])
+    monkeypatch.setattr("governance.query.catalogue.load_dataset", declared.__getitem__)
+    with pytest.raises(SettingsError, match=f"Two relations have one name: {name}, of the datasets"):
+        QueryService(settings, audit=Recorder())
 
 
 def test_of_equal_versions_the_one_known_first_is_read_and_position_decides_last(settings: Settings) -> None:

@@ -579,7 +579,7 @@ def test_what_was_never_kept_is_empty_not_an_error(service: RestrictedQueryServi
 
 def test_the_sandbox_sees_and_says_sealed_cells_only(service: RestrictedQueryService) -> None:
     query = check(SELECT, service.catalogue.identified_names)
-    with service.catalogue.relations(query.datasets) as relations:
+    with service.catalogue.relations(query.datasets, identified=True) as relations:
         request = Request(query.sql, relations, 10, 256, 10, 1 << 20)
         files = b"".join(Path(path).read_bytes() for relation in relations for path in relation.paths)
         head, table = run(request)

@@ -104,6 +104,26 @@ def test_rows_come_back_as_they_were(sealer: RowSealer) -> None:
     assert opened.schema == OBSERVATION.schema
 
 
+def test_words_in_a_closed_column_are_sealed_whatever_its_class(home: Path, vault: Vault, keys: KeyRing) -> None:
+    """Under the class provenance they stayed in clear, in every copy of the file, after the patient was erased."""
+    (home / "datasets").mkdir()
+    (home / "datasets" / "answer.yaml").write_text(
+        "name: answer\nkind: record\nkey: [answer_id, version]\nday_of: at\ncolumns:\n"
+        "  - {name: answer_id, type: binary, class: record-identifier, hashed: true, description: x}\n"
+        "  - {name: sent_by, type: string, class: provenance, values: [ward], description: x}\n"
+        "  - {name: at, type: timestamp, class: date-of-service, description: x}\n"
+    )
+    load_settings(home)
+    sealer = make_sealer(load_dataset("answer"), vault, keys)
+    given = {"patient_id": ["a", "a"], "sent_by": ["Zzname", "ward"], "source": ["odd topic", "t[0]"]}
+    rows = pa.RecordBatch.from_pydict({**given, "answer_id": [b"1" * 16, b"2" * 16]})
+    sealed, _ = sealer.seal(rows)
+    words = sealed["sent_by"].cast(pa.string()).to_pylist()
+    assert words[0].startswith(restricted.WORDS) and words[1] == "ward"
+    assert sealed["source"].cast(pa.string()).to_pylist() == given["source"]
+    assert sealer.open(pa.Table.from_batches([sealed]))["sent_by"].to_pylist() == given["sent_by"]
+
+
 def test_text_left_in_dictionaries_stands_there_once(sealer: RowSealer) -> None:
     sealed, _ = sealer.seal(_rows(["a", "b", "a", "c"], ["m1", None, "m1", "m1"]))
     rows = pa.Table.from_batches([sealed])

@@ -192,7 +192,7 @@ def test_an_expression_that_cannot_be_evaluated_is_named_with_file_and_line(home
     (home / "datasets" / "answer.yaml").write_text(
         "name: answer\nkind: record\nkey: [patient_id, version]\nday_of: at\nfhir: {resource: QuestionnaireResponse}\n"
         "columns:\n  - {name: at, type: timestamp, class: date-of-service, description: when, fhir: authored}\n"
-        f'  - {{name: status, type: string, class: free-text, description: x, fhir: "{path}"}}\n'
+        f'  - {{name: words, type: string, class: free-text, description: x, fhir: "{path}"}}\n'
     )
     settings = load_settings(home)
     with pytest.raises(SettingsError, match=r"not valid FHIRPath.*answer\.yaml:8 \(columns\.1\.fhir\)"):

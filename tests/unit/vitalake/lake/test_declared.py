@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import duckdb
 import pytest
 
 from vitalake import declarations
 from vitalake.errors import SettingsError
 from vitalake.lake.datasets import declared
-from vitalake.lake.datasets.dataset import IDENTIFYING
+from vitalake.lake.datasets.classes import CLASSES
+from vitalake.lake.datasets.dataset import IDENTIFYING, holds_codes
 from vitalake.lake.datasets.declared import dataset_names, load_dataset, published_datasets, where_declared
+from vitalake.lake.datasets.names import OWN_COLUMNS, SQL_WORDS
 from vitalake.settings import load_settings
 
 OWN = """\
@@ -23,6 +26,8 @@ columns:
   - {name: score, type: float64, class: measurement, description: "points"}
   - {name: answered_at, type: timestamp, class: date-of-service, description: "when"}
 """
+SCORE, OPEN = "name: score, type: float64, class: measurement", None
+"""The declaration of a column; and what is said of a declaration that holds."""
 STANDARD = ["version", "patient_id", "available_at", "ingested_at", "source", "source_position"]
 
 
@@ -86,18 +91,121 @@ def test_each_of_two_homes_has_its_own_and_a_changed_one_is_read_again(own: Path
          r"published in clear.*answer\.yaml:7"),
         ("name: score, type: float64, class: measurement", "name: image, type: binary, class: measurement",
          r"binary and not a hash.*answer\.yaml:7"),
-        ("name: score, type: float64, class: measurement", "name: phone, type: string, class: telephone",
-         r"kept in clear.*answer\.yaml:7"),
+        (SCORE, "name: phone, type: string, class: measurement", r"kept in clear.*answer\.yaml:7"),
+        ("class: measurement", "class: mesurement",
+         r"Class is not known.*answer\.yaml:7 \(columns\.1\.class\).*nearest .*'measurement'.*datasets\.md"),
+        (SCORE, "name: born, type: date, class: date-of-brith", r"not known.*answer\.yaml:7.*are 'date-of-birth' and"),
+        (SCORE, "name: phone, type: int64, class: telephone", r"not known.*answer\.yaml:7.*it\. docs/reference"),
+        ("class: measurement", "class: encrypted", r"Only the lake's own columns.*answer\.yaml:7"),
+        ("key: [answer_id, version]", "key: [score, version]", OPEN),
+        ("key: [answer_id, version]", "key: [version]", r"no column that names the record.*answer\.yaml:3"),
+        ("day_of: answered_at", "day_of: answered_at\nends: score", r"ends is not a timestamp.*answer\.yaml:5"),
+        ("class: date-of-service", "class: date-of-birth", r"day_of has a class that is sealed.*answer\.yaml:4"),
+        ("key: [answer_id, version]", f"retention_days: {'9' * 400}\nkey: [answer_id, version]", r"answer\.yaml:"),
+        ("kind: record", f"kind: record\nretention_days: {declared.MOST_DAYS + 1}", r"answer\.yaml:3 \(retention_days"),
+        ("type: float64", "type: string, token_with: source, values: [a]", r"token_with is not of.*answer\.yaml:7"),
+        ("type: float64", "type: int64, token_with: version", r"token_with is not of.*answer\.yaml:7"),
+        ("type: float64", "type: int64, token_with: source", r"columns that every record has.*answer\.yaml:7"),
+        ("type: float64", "type: float64, ours: always", r"ours is of a column without times.*answer\.yaml:7"),
+        ("type: float64", "type: timestamp, ours: always", r"columns that every record has.*answer\.yaml:7"),
+        ("type: float64", "type: float64, counts: true", r"counts is of a column without whole.*answer\.yaml:7"),
+        ("type: float64", "type: int64, counts: pairs", r"columns that every record has.*answer\.yaml:7"),
+        ("class: record-identifier", "class: free-text", r"hashed has a class that is sealed.*answer\.yaml:6"),
+        (SCORE, "name: years, type: date, class: age", r"An age is not a number.*answer\.yaml:7"),
+        (SCORE, "name: stay, type: int64, class: encounter-identifier", r"is not text.*answer\.yaml:7"),
+        (SCORE, "name: status, type: int64, class: measurement", r"status is not text.*answer\.yaml:7"),
+        (SCORE, "name: status, type: string, class: free-text", r"status is not text.*answer\.yaml:7"),
+        (SCORE, "name: years, type: int64, class: measurement, derived: {completed_years: [version, answered_at]}",
+         r"a column without times.*answer\.yaml:7"),
+        (SCORE, "name: years, type: float64, class: age, derived: {completed_years: [answered_at, answered_at]}",
+         r"not a whole number.*answer\.yaml:7"),
+        ("day_of: answered_at", "day_of: answered_at\none_of: {columns: [score], reason: score, words: score}",
+         r"reason is not a text that can be published.*answer\.yaml:5"),
         ("name: score", "name: identity", r"the lake uses itself.*answer\.yaml:7"),
         ("type: float64", "type: float64, ours: sometimes", r"answer\.yaml:7 \(columns\.1\.ours\)"),
     ],
 )  # fmt: skip
-def test_what_does_not_hold_is_named_with_its_line(own: Path, old: str, new: str, said: str) -> None:
+def test_what_does_not_hold_is_named_with_its_line(own: Path, old: str, new: str, said: str | None) -> None:
     assert old in OWN
     own.write_text(OWN.replace(old, new, 1))
     load_settings(own.parents[1])
+    if said is None:
+        assert load_dataset("answer").name == "answer"
+        return
     with pytest.raises(SettingsError, match=said):
         load_dataset("answer")
+
+
+@pytest.mark.parametrize("name", sorted(OWN_COLUMNS | {"who__", "moment__"}))
+def test_a_column_of_a_home_has_no_name_that_code_treats_specially(own: Path, name: str) -> None:
+    own.write_text(OWN.replace("name: score", f"name: {name}"))
+    load_settings(own.parents[1])
+    with pytest.raises(SettingsError, match=r"the lake uses itself.*answer\.yaml:7"):
+        load_dataset("answer")
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("restricted_observation", "begins with restricted_"), ("observation_versions", "ends with _versions"),
+        ("observation_as_known_at", "ends with _as_known_at"), ("cte__0", "two underscores"),
+        ("pg_class", "tables of a database"), ("order", "word that SQL reserves"),
+    ],
+)  # fmt: skip
+def test_a_dataset_of_a_home_has_no_name_that_queries_make(own: Path, name: str, said: str) -> None:
+    own.rename(own.with_name(f"{name}.yaml")).write_text(OWN.replace("name: answer\n", f"name: {name}\n"))
+    load_settings(own.parents[1])
+    with pytest.raises(SettingsError, match=rf"name .*{said}.*/{name}\.yaml:1 \(name\)"):
+        published_datasets()
+
+
+def test_the_words_that_sql_reserves_are_those_of_the_engine() -> None:
+    found = duckdb.sql("SELECT keyword_name FROM duckdb_keywords() WHERE keyword_category = 'reserved'").fetchall()
+    assert {*SQL_WORDS} == {word for (word,) in found}
+
+
+def test_an_age_from_a_date_that_is_sealed_has_a_class_that_rules_cap(own: Path) -> None:
+    """It was published as 104."""
+    text = (
+        OWN
+        + '  - {name: born, type: date, class: date-of-birth, description: "x"}\n'
+        + (
+            "  - {name: years, type: int16, class: measurement, derived: {completed_years: [born, answered_at]}, "
+            'description: "x"}\n'
+        )
+    )
+    own.write_text(text)
+    load_settings(own.parents[1])
+    with pytest.raises(SettingsError, match=r"An age has another class.*answer\.yaml:10"):
+        load_dataset("answer")
+    own.write_text(text.replace("int16, class: measurement", "int16, class: age"))
+    load_settings(own.parents[1])
+    assert load_dataset("answer").column("years").completed_years == ("born", "answered_at")
+
+
+@pytest.mark.parametrize("data_class", ["free-text", "name", "date-of-birth", "encounter-identifier"])
+def test_a_key_has_no_column_whose_sealed_values_differ_each_time(own: Path, data_class: str) -> None:
+    text = OWN.replace(SCORE, f"name: words, type: string, class: {data_class}")
+    own.write_text(text.replace("[answer_id, version]", "[answer_id, words, version]"))
+    load_settings(own.parents[1])
+    if data_class == "encounter-identifier":
+        assert load_dataset("answer").key == ("answer_id", "words", "version")
+        return
+    with pytest.raises(SettingsError, match=r"Key has a column whose class is sealed.*answer\.yaml:3 \(key\.1\)"):
+        load_dataset("answer")
+
+
+def test_only_the_lakes_own_source_keeps_every_text_in_clear(own: Path) -> None:
+    """Words in a closed column of the class provenance stayed in clear in the restricted zone."""
+    own.write_text(OWN.replace(SCORE, "name: sent_by, type: string, class: provenance, values: [ward]"))
+    load_settings(own.parents[1])
+    dataset = load_dataset("answer")
+    assert [column.name for column in dataset.columns if holds_codes(dataset, column)] == ["sent_by"]
+
+
+def test_every_class_of_the_projects_datasets_is_listed_and_no_other() -> None:
+    used = {column.data_class for name in dataset_names() for column in load_dataset(name).columns}
+    assert used == CLASSES.keys()
 
 
 def test_a_name_that_the_project_has_is_refused_with_the_file(own: Path) -> None:
