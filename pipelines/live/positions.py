@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import uuid
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from pipelines.core.errors import UpstreamLoss
@@ -39,7 +40,7 @@ def resolve_positions(
     """
     known = lake.spans.positions(lake.dataset.name, parts)
     old_topics = {part.topic for part, position in known.items() if position is not None}
-    closing = _close_gone(lake, parts, job=job, shard=shard, epoch=epoch)
+    closing = _close_gone(lake, known, job=job, shard=shard, epoch=epoch)
     positions = {}
     first: dict[PartId, int] = {}
     for part in parts:
@@ -75,17 +76,20 @@ def _gap(part: PartId, position: int, low: int) -> Part:
     return Part(part, position, position, low, Counts(messages=lost, lost_upstream=lost))
 
 
-def _close_gone(lake: Lake, parts: list[PartId], *, job: str, shard: str, epoch: int) -> set[str]:
+def _close_gone(lake: Lake, known: Mapping[PartId, int | None], *, job: str, shard: str, epoch: int) -> set[str]:
     """Close the partitions of topics that were deleted and created again; return these topics.
 
-    A topic that was created again has the same name and another UUID.
+    A topic that was created again has the same name and another UUID, and partitions without a position. The spans are
+    read only then: a partition gets its position after the old one was closed.
     """
-    live = {part.topic: part.topic_id for part in parts}
-    mine = {(part.topic, part.partition) for part in parts}
+    live = {part.topic: part.topic_id for part, position in known.items() if position is None}
+    if not live:
+        return set()
+    mine = {(part.topic, part.partition) for part in known}
     gone, closed = lake.spans.incarnations(lake.dataset.name, set(live))
     topics = set()
     for part, end in gone.items():
-        if live.get(part.topic) == part.topic_id:
+        if live[part.topic] == part.topic_id:
             continue
         topics.add(part.topic)
         # A partition that the new topic lacks is closed by the shard that reads the topic's partition 0.

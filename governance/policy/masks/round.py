@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Annotated
 
 import msgspec
-import pyarrow as pa
 import pyarrow.compute as pc
 
 from governance.policy.masks.base import Mask, MaskKey, MaskKind, is_number
@@ -19,13 +18,7 @@ class RoundOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 def _make(options: RoundOptions, _key: MaskKey) -> Mask:
     """Return a mask that rounds numbers to so many digits; ties go to the even neighbour, as Arrow's default does."""
-
-    def mask(column: pa.Array) -> pa.Array:
-        if pa.types.is_integer(column.type):
-            return column
-        return pc.round(column, ndigits=options.digits, round_mode="half_to_even")
-
-    return mask
+    return lambda column: pc.round(column, ndigits=options.digits, round_mode="half_to_even")
 
 
 MASK = MaskKind(

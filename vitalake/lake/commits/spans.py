@@ -342,9 +342,9 @@ class SpanLog:
         self.table.commit_when(ready, transactions=starts)
 
     def incarnations(self, dataset: str, topics: set[str]) -> tuple[dict[PartId, int], set[PartId]]:
-        """Return the partitions last read under these topic names with their end positions, and which are closed.
+        """Return all partitions ever read under these topic names with their end positions, and which are closed.
 
-        Reads days from the newest back until all the topics were met.
+        Reads every day: the last span of a quiet partition can be older than spans of the topic's other partitions.
         """
         ends: dict[PartId, int] = {}
         closed: set[PartId] = set()
@@ -354,8 +354,6 @@ class SpanLog:
                     if span.dataset == dataset and part.id.topic in topics:
                         ends[part.id] = max(ends.get(part.id, 0), part.end)
                         closed |= {part.id} if span.kind == "closed" else set()
-            if {part.topic for part in ends} >= topics:
-                break
         return ends, closed
 
     def decide(self, span: Span) -> None:

@@ -120,15 +120,25 @@ def _register(monkeypatch: pytest.MonkeyPatch, kind: Any, *names: str) -> None:
         (_kind(name="other"), "another name than its entry point"),
         (_kind(options=Loose), "not a frozen msgspec struct"),
         (_kind(rank=60), "a rank outside"),
+        (_kind(rank=0), "a rank outside"),
         (_kind(rank=20), "rank that another mask has"),
         (_kind(classes=None), "the classes that rows are found by"),
-        (_kind(classes=frozenset({"patient-identifier"})), "the classes that rows are found by"),
+        *(
+            (_kind(classes=frozenset({"age", f"{whose}-identifier"})), "the classes that rows are found by")
+            for whose in ("patient", "encounter", "device")
+        ),
     ],
 )
 def test_a_mask_that_is_none_is_refused_and_named(monkeypatch: pytest.MonkeyPatch, kind: Any, said: str) -> None:
     _register(monkeypatch, kind)
     with pytest.raises(SettingsError, match=rf"Plug-in .*{said}.*entry point vitalake\.masks: band = "):
         registry.mask_kinds()
+
+
+@pytest.mark.parametrize("rank", [1, 59])
+def test_a_mask_stands_between_keep_and_drop(monkeypatch: pytest.MonkeyPatch, rank: int) -> None:
+    _register(monkeypatch, _kind(rank=rank))
+    assert [name for name in registry.mask_kinds() if name in ("keep", "band", "drop")] == ["keep", "band", "drop"]
 
 
 def test_two_of_one_name_and_one_of_ours_are_refused(monkeypatch: pytest.MonkeyPatch, home: Path) -> None:
@@ -175,6 +185,19 @@ class TestKeyed(MaskContract):
 
     kind = _kind(make=lambda _options, key: _token(key), accepts=is_text, keyed=True)
     options = ({},)
+
+
+def test_a_mask_over_texts_never_sees_a_null_and_keeps_the_columns_type() -> None:
+    plain, indices = pa.array(["a", None, "b"]), pa.array([0, 1, 2, None], pa.int8())
+    for column in (plain, pa.DictionaryArray.from_arrays(indices, plain)):
+        masked = over_texts(str.upper)(column)
+        assert masked.type == column.type
+        assert masked.to_pylist() == ["A", None, "B", None][: len(column)]
+
+
+def test_a_dictionary_is_text_if_its_values_are() -> None:
+    assert is_text(pa.dictionary(pa.int32(), pa.string()))
+    assert not is_text(pa.dictionary(pa.int32(), pa.int64()))
 
 
 def test_a_mask_that_cannot_be_made_of_its_options_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,34 @@
+"""A job is taken over from the process that ran it before: what that one has decided is added, and it decides no more."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pipelines.core.takeover import take_over
+from tests.unit.vitalake.lake.span_samples import JOB, begin, open_lake, part, positions, staged_span
+from vitalake.errors import InputError
+from vitalake.lake.commits.spans import Superseded
+
+
+def test_the_successor_adds_what_was_decided_and_the_process_before_decides_nothing_more(tmp_path: Path) -> None:
+    before = open_lake(tmp_path)
+    epoch = begin(before)
+    before.spans.decide(staged_span(before, 0, 5, epoch=epoch))
+    lake = open_lake(tmp_path)
+    assert positions(lake) == []
+    assert take_over(lake, job=JOB, parts=[part()]) == epoch + 1
+    assert positions(lake) == [0, 1, 2, 3]
+    with pytest.raises(Superseded):
+        before.spans.decide(staged_span(before, 5, 9, epoch=epoch))
+    lake.spans.decide(staged_span(lake, 5, 9, epoch=epoch + 1))
+
+
+def test_a_partition_that_another_job_reads_is_not_taken_over(tmp_path: Path) -> None:
+    lake = open_lake(tmp_path)
+    take_over(lake, job=JOB, parts=[part(), part(1)])
+    with pytest.raises(InputError, match="Another job"):
+        take_over(open_lake(tmp_path), job="replay", parts=[part(topic_id="uuid-2"), part()])
+    assert take_over(open_lake(tmp_path), job="replay", parts=[part(topic_id="uuid-2")]) == 1
+    assert take_over(lake, job=JOB, parts=[part()]) == 2
