@@ -54,8 +54,8 @@ def test_a_subscriber_that_fails_is_logged_once_without_values_and_harms_nobody(
 
 
 def test_the_notifier_observes_its_own_lane() -> None:
-    events, titles = EventBus(), list[str]()
-    Notifier(Settings(), "vitals", lambda title, _: titles.append(title) is None).subscribe_to(events)
+    events, titles = EventBus(), Titles()
+    Notifier(Settings(), "vitals", titles).subscribe_to(events)
     for second in (0.0, 60.0):
         events.publish(LaneObserved("others", Seen(True, ["Disk is full"], Tally(), second)))
     assert titles == []
@@ -67,7 +67,7 @@ def test_the_notifier_observes_its_own_lane() -> None:
 def test_a_notification_that_cannot_be_sent_does_not_end_the_lane() -> None:
     events = EventBus()
 
-    def send(_title: str, _text: str) -> None:
+    def send(_title: str, _text: str) -> bool:
         raise OSError
 
     Notifier(Settings(), "vitals", send).subscribe_to(events)

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.notified import Titles
 from vitalake.errors import SettingsError
 from vitalake.notifications import Notifier, Seen, Send, Tally, sender
 from vitalake.settings import AlertSettings, Settings
@@ -46,8 +47,8 @@ def feed(shares: Notifier, windows: list[tuple[int, int, int]], *, begin: float 
 
 
 def test_a_pause_is_told_once_and_so_is_its_end() -> None:
-    told: list[str] = []
-    pauses = Notifier(Settings(), "vitals", lambda title, _: told.append(title) is None)
+    told = Titles()
+    pauses = Notifier(Settings(), "vitals", told)
     for now, paused in [(0, False), (1, True), (5, True), (6, False), (7, True), (16, True), (17, True), (90, True)]:
         pauses.observe(Seen(paused, ["Disk is full"], Tally(), now))
     assert told == ["vitalake: vitals waits"]
@@ -81,7 +82,12 @@ def test_what_is_not_delivered_is_sent_again_and_before_what_came_later(failure:
 
 def test_an_address_that_is_gone_is_not_asked_at_every_look() -> None:
     asked: list[float] = []
-    pauses = Notifier(Settings(), "vitals", lambda *_: bool(asked.append(now)))
+
+    def send(*_: str) -> bool:
+        asked.append(now)
+        return False
+
+    pauses = Notifier(Settings(), "vitals", send)
     for now in range(0, 3_600):
         pauses.observe(Seen(True, ["Disk is full"], Tally(), now))
     assert [after - before for before, after in pairwise(asked)][:4] == [10, 30, 60, 300]
@@ -124,23 +130,23 @@ def test_too_great_a_share_is_told_once_with_reasons_and_a_way_out_and_so_is_its
 
 
 def test_what_is_held_counts_too() -> None:
-    told: list[str] = []
-    feed(watch(lambda title, _: told.append(title) is None), [(200, 0, 150), (200, 0, 0)])
+    told = Titles()
+    feed(watch(told), [(200, 0, 150), (200, 0, 0)])
     assert told == ["vitalake: vitals holds 75% of its rows", "vitalake: vitals takes its rows again"]
 
 
 def test_a_trickle_is_judged_when_enough_has_come() -> None:
-    told: list[str] = []
-    feed(watch(lambda title, _: told.append(title) is None), [(40, 40, 0), (40, 40, 0), (40, 40, 0), (40, 40, 0)])
+    told = Titles()
+    feed(watch(told), [(40, 40, 0), (40, 40, 0), (40, 40, 0), (40, 40, 0)])
     assert told == ["vitalake: vitals rejects 100% of its rows"]
     told.clear()
-    feed(watch(lambda title, _: told.append(title) is None), [(40, 40, 0), (0, 0, 0), (0, 0, 0)])
+    feed(watch(told), [(40, 40, 0), (0, 0, 0), (0, 0, 0)])
     assert told == []
 
 
 def test_totals_that_begin_again_are_a_new_window() -> None:
-    told: list[str] = []
-    shares = watch(lambda title, _: told.append(title) is None)
+    told = Titles()
+    shares = watch(told)
     feed(shares, [(1000, 0, 0)])
     feed(shares, [(500, 0, 0)], begin=10 * WINDOW)
     assert told == []
@@ -154,9 +160,9 @@ def test_totals_that_begin_again_are_a_new_window() -> None:
 def test_never_more_than_one_a_window_and_by_turns(
     windows: list[tuple[int, float, float]], share: float, least: int
 ) -> None:
-    told: list[str] = []
+    told = Titles()
     counted: list[int] = []
-    shares = watch(lambda title, _: told.append(title) is None, share=share, least=least)
+    shares = watch(told, share=share, least=least)
     total = Tally()
     look(shares, total, now=0.0)
     for i, (messages, rejected, held) in enumerate(windows):

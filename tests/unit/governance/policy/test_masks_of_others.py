@@ -23,6 +23,7 @@ from governance.policy.masks.making import guarded
 from governance.policy.rules import Then, load_policy
 from tests.contract.masks import KEYS, MaskContract
 from tests.documented import blocks, install, run_console
+from tests.notified import Titles
 from vitalake import plugins
 from vitalake.errors import PrivacyError, SettingsError
 from vitalake.notifications import Notification, Notifier, RuleKind, Seen, Tally
@@ -240,8 +241,8 @@ def test_a_notification_rule_that_fails_is_not_asked_again_and_the_others_are(
     kinds = dict(rules.rule_kinds())
     kinds["broken"] = RuleKind(name="broken", description="x", options=NoOptions, make=lambda _job, _options: Broken())
     monkeypatch.setattr(rules, "rule_kinds", lambda: kinds)
-    told: list[str] = []
-    watch = Notifier(Settings(notify_when={"broken": {}}), "vitals", lambda title, _text: told.append(title) is None)
+    told = Titles()
+    watch = Notifier(Settings(notify_when={"broken": {}}), "vitals", told)
     for now in (0.0, 20.0):
         watch.observe(Seen(True, ["Disk is full"], Tally(), now))
     assert (Broken.asked, told) == (1, ["vitalake: vitals waits"])
