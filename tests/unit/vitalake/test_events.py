@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import pytest
 
+from tests.notified import Titles
 from vitalake.notifications import EventBus, LaneObserved, Notifier, Seen, Tally, notified_events
 from vitalake.settings import Settings
 
