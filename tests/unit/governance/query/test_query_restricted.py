@@ -172,7 +172,7 @@ def test_who_could_have_named_themselves_is_refused_and_told_why(
 ) -> None:
     account = pwd.getpwuid(os.getuid()).pw_name
     somebody = local_privacy_officer(Settings(privacy_officers=[account], doubt="root can write it"))
-    with pytest.raises(MissingPermission, match=r"written that yourself: root can write it"):
+    with pytest.raises(MissingPermission, match=r"written it yourself, so it is ignored: root can write it"):
         ask(service, SELECT, principal=somebody)
     assert audit.events[0].detail == {"permission": "identified:query"}
 
