@@ -17,7 +17,6 @@ import yaml
 from deltalake import DeltaTable, Schema, write_deltalake
 from typer.core import TyperGroup
 
-from docs.check import stale_pages, unlocked
 from tests.services.lane import LaneUnderTest
 from vitalake.cli.app import make_app
 from vitalake.lake.datasets.declared import load_dataset, published_datasets
@@ -53,8 +52,9 @@ def test_help_answers_without_loading_anything_heavy(path: tuple[str, ...]) -> N
 
 
 def test_generated_pages_and_the_lock_are_fresh() -> None:
-    assert stale_pages() == []
-    assert unlocked() == []
+    # In a process of its own: the tests' settings have other defaults.
+    done = subprocess.run([sys.executable, "-m", "docs.check"], capture_output=True, text=True, check=False)
+    assert (done.stdout, done.returncode) == ("", 0)
 
 
 @pytest.mark.parametrize(
@@ -239,8 +239,10 @@ def test_policy_check_names_each_column_its_class_and_what_happens(home: Path) -
 
 def test_policy_check_refuses_rules_that_do_not_hold(home: Path) -> None:
     path = home / "governance" / "limited-data-set.yaml"
-    path.write_text(path.read_text().replace("class: free-text", "class: fee-text"))
+    whole = path.read_text()
+    path.write_text(whole.replace("class: free-text", "class: fee-text"))
     done = _vitalake("policy", "check", "--home", str(home))
     assert done.returncode == 12
     assert "drop-free-text" in done.stderr
+    path.write_text(whole)
     assert _vitalake("policy", "check", "--home", str(home), "--dataset", "nope").returncode == 10
