@@ -226,7 +226,7 @@ def test_live_ledger_reads_each_span_once_and_survives_compaction(tmp_path: Path
     assert live.refresh().total.spans == 6
 
 
-def test_live_ledger_tells_a_file_that_is_gone(tmp_path: Path) -> None:
+def test_live_ledger_tells_a_file_that_is_gone_and_not_one_that_was_replaced(tmp_path: Path) -> None:
     lake = open_lake(tmp_path)
     begin(lake)
     live = LiveLedger(open_lake(tmp_path).spans)
@@ -236,6 +236,10 @@ def test_live_ledger_tells_a_file_that_is_gone(tmp_path: Path) -> None:
     lake.spans.table.storage.delete(file.path)
     with pytest.raises(Damaged, match="is gone"):
         live.refresh()
+    write_spans(open_lake(tmp_path / "whole"), 0)
+    replaced = LiveLedger(open_lake(tmp_path / "whole").spans)
+    with pytest.raises(FileNotFoundError):
+        replaced._read("decided_on=2026-03-01/replaced-meanwhile.parquet")
 
 
 def test_days_are_told_before_they_are_read_the_oldest_first(tmp_path: Path) -> None:
