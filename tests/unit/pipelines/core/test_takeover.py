@@ -1,4 +1,4 @@
-"""A job is taken over from the process that ran it before: what that one has decided is added, and it decides no more."""
+"""A job is taken over from the process that ran it before: what it has decided is added, and it decides no more."""
 
 from __future__ import annotations
 
