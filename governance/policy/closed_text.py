@@ -60,7 +60,7 @@ def _by_other(name: str, form: FormBy) -> Unfit:
 
 
 def _unfit(column: pa.Array, fits: Fits) -> Rows | None:
-    encoded = column if pa.types.is_dictionary(column.type) else column.dictionary_encode()
+    encoded = column.dictionary_encode()  # itself, if it is encoded
     texts = encoded.dictionary.to_pylist()
     bad = np.array([*(text is not None and not fits(text) for text in texts), False])
     if not bad.any():

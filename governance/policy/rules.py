@@ -117,7 +117,7 @@ class Policy:
     """
 
     rules: tuple[Rule, ...]
-    version: str = field(default="")
+    version: str
     lists: Mapping[str, frozenset[str]] = field(default_factory=lambda: MappingProxyType({}))
 
 
@@ -168,15 +168,17 @@ def read_then(document: Mapping[str, Any]) -> Then:
     mask = document.get("mask")
     if (mask is None) == (document.get("filter") is None):
         raise RuleError("Rule needs either a mask or a filter", remedy="Give exactly one of them under 'then'.")
+    within = ""
     try:
         if mask is None:
             msgspec.convert(options, NoOptions)
+            within = "filter."
             return Then(filter=msgspec.convert(document["filter"], Filter))
         return Then(mask, msgspec.convert(options, mask_kind(msgspec.convert(mask, str)).options))
     except msgspec.ValidationError as error:
         what = "Mask and its options do not fit" if mask is not None else "Filter is not valid"
         path = str(error).partition(" - at `$")[2].strip("`.")
-        raise RuleError(what, where=f"then.{path}".strip("."), remedy=_plain(str(error))) from None
+        raise RuleError(what, where=f"then.{within}{path}".strip("."), remedy=_plain(str(error))) from None
 
 
 def _read(path: Path) -> tuple[list[Rule], dict[str, list[str]]]:
@@ -204,7 +206,7 @@ def _read(path: Path) -> tuple[list[Rule], dict[str, list[str]]]:
             rule = Rule(**msgspec.structs.asdict(form) | {"then": read_then(form.then)})
             _check(rule)
         except RuleError as error:
-            at = [name for name in error.where.split(".") if name]
+            at = [name.partition("[")[0] for name in error.where.split(".")]
             place = f"{path.name}:{line_of(text, ['rules', i, *at])} rule {form.id} {error.where}"
             raise RuleError(error.what, where=place.strip(), remedy=error.remedy) from None
         rules.append(rule)
@@ -213,7 +215,7 @@ def _read(path: Path) -> tuple[list[Rule], dict[str, list[str]]]:
 
 def _unfit(path: Path, text: str, document: Any, message: str) -> RuleError:
     """Return the error for a file that is not valid, with its place; msgspec's text names the field, not its value."""
-    where, rule_id, at = message.rpartition(" - at ")[2].strip("`"), "", list[str | int]()
+    where, rule_id, at = message.partition(" - at ")[2].strip("`"), "", list[str | int]()
     if where.startswith("$.rules["):
         index = int(where[len("$.rules[") :].partition("]")[0])
         at = ["rules", index, *where.partition("].")[2].partition("[")[0].split(".")]
@@ -231,7 +233,7 @@ def _unfit(path: Path, text: str, document: Any, message: str) -> RuleError:
 
 def _plain(message: str) -> str:
     """Return the part of msgspec's text that names fields and types; its text about an enum would quote the value."""
-    head = message.rpartition(" - at ")[0] or message
+    head = message.partition(" - at ")[0]
     return "The value is not one of the allowed values." if head.startswith("Invalid enum value") else f"{head}."
 
 

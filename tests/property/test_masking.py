@@ -103,6 +103,19 @@ def test_the_cache_is_bounded() -> None:
     masked(pa.array([str(i) for i in range(CACHE_ENTRIES + 10)]))
     masked(pa.array(["x"]))
     assert len(masked._cache) < 10
+    masked(pa.array(["y", None]))
+    assert masked._cache == {value: masked.token(value) for value in "xy"}, "and is used until it is full"
+    masked._cache["x"] = "as it was made before"
+    assert masked(pa.array(["x"])).to_pylist() == ["as it was made before"]
+    masked._cache.clear()
+
+
+def test_a_retired_keys_tokens_are_masked_whatever_another_home_of_this_process_remembers() -> None:
+    old = Pseudonyms(KEYS, "patient-identifier").token("1")
+    retired = KeyRing({"pseudonym": LATER.keys["pseudonym"][1:]}, {"pseudonym": "v2"})
+    assert Pseudonyms(LATER, "patient-identifier")(pa.array([old])).to_pylist() == [old]
+    masked = Pseudonyms(retired, "patient-identifier")(pa.array([old]))
+    assert masked.to_pylist() == [Pseudonyms(retired, "patient-identifier").token(old)] != [old]
 
 
 @pytest.fixture(scope="module")

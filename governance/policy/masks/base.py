@@ -99,9 +99,8 @@ def over_texts(function: Callable[[str], str]) -> Mask:
     """Return a mask that applies a function to each distinct text of a column; nulls stay."""
 
     def mask(column: pa.Array) -> pa.Array:
-        encoded = column if pa.types.is_dictionary(column.type) else column.dictionary_encode()
+        encoded = column.dictionary_encode()  # itself, if it is encoded
         texts = [None if text is None else function(text) for text in encoded.dictionary.to_pylist()]
-        masked = pa.DictionaryArray.from_arrays(encoded.indices, pa.array(texts, pa.string()))
-        return masked if pa.types.is_dictionary(column.type) else masked.cast(column.type)
+        return pa.DictionaryArray.from_arrays(encoded.indices, pa.array(texts, pa.string())).cast(column.type)
 
     return mask

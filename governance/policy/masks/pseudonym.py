@@ -62,7 +62,7 @@ class Pseudonyms:
 
     def __call__(self, column: pa.Array) -> pa.Array:
         """Return the column with every value replaced by its token; nulls stay."""
-        encoded = column if pa.types.is_dictionary(column.type) else column.dictionary_encode()
+        encoded = column.dictionary_encode()  # itself, if it is encoded
         cache, values = self._cache, encoded.dictionary.to_pylist()
         if len(cache) > CACHE_ENTRIES:
             cache.clear()
@@ -70,8 +70,7 @@ class Pseudonyms:
         missing = [index for index, token in enumerate(tokens) if token is None and values[index] is not None]
         for index, token in zip(missing, self._made([values[index] for index in missing]), strict=True):
             tokens[index] = cache[values[index]] = token
-        masked = pa.DictionaryArray.from_arrays(encoded.indices, pa.array(tokens, pa.string()))
-        return masked if pa.types.is_dictionary(column.type) else masked.cast(column.type)
+        return pa.DictionaryArray.from_arrays(encoded.indices, pa.array(tokens, pa.string())).cast(column.type)
 
 
 def _digest(begun: HMAC, value: bytes) -> bytes:

@@ -198,7 +198,7 @@ class Ledger:
         problems = self.problems
         last = datetime.fromtimestamp(self.last_commit_us / 1e6, tz=UTC) if self.last_commit_us else None
         return self.total.to_json(mapped) | {
-            "balanced": self.total.counts.balanced and not problems,
+            "balanced": not problems,
             "last_commit_at": last.isoformat(timespec="milliseconds") if last else None,
             "lost_upstream_unknown": sorted(self.lost_unknown),
             "problems": problems[:MOST_PROBLEMS],
@@ -219,7 +219,7 @@ class LiveLedger:
         self._spans, self._job = spans, job
         self._files: set[str] = set()
         self._span_ids: set[str] = set()
-        self._version = -1
+        self._version: int | None = None
 
     def refresh(self) -> Ledger:
         """Return the ledger as of the table's newest version."""

@@ -152,6 +152,49 @@ def test_a_home_without_a_list_publishes_nothing_of_it() -> None:
     assert found.tolist() == [True, False]
 
 
+@pytest.mark.parametrize("encoded", [False, True])
+def test_a_code_fits_by_the_system_beside_it(encoded: bool) -> None:
+    rows = [
+        ("ICD10CM", "I10", False),
+        ("ICD10CM", "Maria", True),
+        ("ICD9CM", "4280", False),
+        ("ICD9CM", "I10", True),
+        ("SNOMEDCT", "271594007", False),
+        ("ICD10CM", None, False),
+        ("of Maria", "I10", True),
+        (None, "4280", True),
+        (None, None, False),
+    ]
+    columns = [pa.array(column, pa.string()) for column in zip(*[row[:2] for row in rows], strict=True)]
+    arrays = [column.dictionary_encode() for column in columns] if encoded else columns
+    batch = pa.RecordBatch.from_arrays(arrays, names=["code_system", "code"])
+    unfit = make_unfit(load_dataset("condition").column("code"), {})
+    found = unfit(batch)
+    assert found is not None
+    assert found.tolist() == [bad for _, _, bad in rows]
+    fitting = pa.array([not bad for _, _, bad in rows])
+    assert unfit(batch.filter(fitting)) is None, "nothing to count, whatever a dictionary still holds"
+
+
+def test_text_that_stands_in_no_row_any_more_is_not_counted_and_null_is_no_text() -> None:
+    unfit = make_unfit(load_dataset("ward_movement").column("unit"), {"wards": frozenset({"ICU"})})
+    units = pa.DictionaryArray.from_arrays([0, 1, None, 2], pa.array(["ICU", None, "of Maria"]))
+    batch = pa.RecordBatch.from_arrays([units], names=["unit"])
+    assert unfit(batch[:3]) is None
+    found = unfit(batch)
+    assert found is not None
+    assert found.tolist() == [False, False, False, True]
+
+
+def test_text_that_must_not_be_published_is_not_in_a_dictionary_either(tmp_path: Path) -> None:
+    copy_samples(tmp_path)
+    plan = compile_masks(load_policy(tmp_path), load_dataset("ward_movement"), KEYS)
+    units = pa.array(["Medicine", "of Maria"]).dictionary_encode()
+    published = plan.apply(pa.RecordBatch.from_arrays([units], names=["unit"]), encoded=True).rows["unit"]
+    assert published.to_pylist() == ["Medicine", None]
+    assert published.dictionary.to_pylist() == ["Medicine"]
+
+
 # -- categories ----------------------------------------------------------------------------------------------------
 
 

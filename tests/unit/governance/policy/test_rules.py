@@ -11,7 +11,7 @@ import yaml
 
 from governance.errors import RuleError
 from governance.policy.masking import compile_masks
-from governance.policy.rules import load_policy
+from governance.policy.rules import load_policy, read_then
 from governance.samples import copy_samples
 from vitalake.keys import create_key_file, load_keys
 from vitalake.lake.datasets.dataset import Dataset
@@ -39,6 +39,15 @@ def _load(folder: Path, *rules: dict[str, Any], **document: Any) -> Any:
 
 BAD = {
     "unknown field": _rule(colour=SECRET),
+    "unknown field in what": _rule(what={"class": "measurement", "colour": SECRET}),
+    "unknown field in an example": _rule(examples=[{"in": 1, "out": 1, "colour": SECRET}]),
+    "unknown field in a filter": _rule(
+        what={"dataset": "observation"}, then={"filter": {"column": "status", "in": ["x"], "colour": SECRET}}
+    ),
+    "unknown field beside a filter": _rule(
+        what={"dataset": "observation"}, then={"filter": {"column": "status", "in": ["x"]}, "colour": SECRET}
+    ),
+    "filter of a column": _rule(what={"column": "status"}, then={"filter": {"column": "status", "in": [SECRET]}}),
     "who is not there yet": _rule(who={"role": SECRET}),
     "no reason": _rule(reason=None),
     "no owner": _rule(owner=None),
@@ -69,6 +78,77 @@ def test_a_bad_rule_is_refused_with_its_place_and_without_its_values(tmp_path: P
     assert "r1" in error.where or name == "id is no text"
     assert error.remedy
     assert SECRET not in str(error)
+
+
+_RULE = """\
+version: 1
+rules:
+  - id: fine
+    reason: why
+    legal_basis: law
+    owner: privacy officer
+    what: {class: measurement}
+    then: {mask: keep}
+  - id: r1
+    reason: why
+    legal_basis: law
+    owner: privacy officer
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "where"),
+    [
+        ("    what: {class: measurement}\n    then:\n      mask: cap\n      at: -1", "rules.yaml:16 rule r1 then.at"),
+        ("    what: {class: measurement}\n    then:\n      mask: cap", "rules.yaml:14 rule r1 then"),
+        ("    what: {class: measurement}\n    then:\n      mask: Zz", "rules.yaml:15 rule r1 then.mask"),
+        ("    what: {class: measurement}\n    then:\n      mask: 7", "rules.yaml:14 rule r1 then"),
+        ("    then:\n      filter:\n        column: a\n        in: Zz", "rules.yaml:16 rule r1 then.filter.in"),
+        ("    then:\n      filter:\n        column: a\n        in: [7]", "rules.yaml:16 rule r1 then.filter.in[0]"),
+        ("    then:\n      filter:\n        column: a", "rules.yaml:14 rule r1 then.filter"),
+        ("    then:\n      filter: {column: a, in: []}\n      at: 9", "rules.yaml:13 rule r1 then"),
+        ("    then:\n      at: 9", "rules.yaml:9 rule r1"),
+        ("    then: {mask: keep}", "rules.yaml:9 rule r1 what"),
+        ("    what:\n      column: a\n    then: {filter: {column: a, in: []}}", "rules.yaml:13 rule r1 what"),
+        ("    then: {mask: keep}\n    what:\n      column: 7", "rules.yaml:15 rule r1 $.rules[1].what.column"),
+        ("    then: {mask: keep}\n    examples:\n      - {in: 7}", "rules.yaml:14 rule r1 $.rules[1].examples[0]"),
+        ("    then: {mask: keep}\n    what: {column: a}\n    who: Zz", "rules.yaml:15 rule r1"),
+        ("    what: {column: a}", "rules.yaml:9 rule r1 $.rules[1]"),
+        ("  - Zz", "rules.yaml:9 rule r1 $.rules[1]"),
+        ("    then: {mask: keep}\n    what: {column: a}\ncolour: Zz", "rules.yaml:1"),
+    ],
+)
+def test_a_mistake_is_told_with_its_file_line_rule_and_field(tmp_path: Path, text: str, where: str) -> None:
+    (tmp_path / "rules.yaml").write_text(f"{_RULE}{text}\n")
+    with pytest.raises(RuleError) as caught:
+        load_policy(tmp_path)
+    assert caught.value.where == where
+    assert "Zz" not in str(caught.value)
+    if " then." in where:
+        assert caught.value.what.startswith("Filter" if "filter" in where else ("Mask and", "Rule names a mask"))
+
+
+def test_a_mistake_is_told_with_the_field_or_the_type_that_it_should_have(tmp_path: Path) -> None:
+    for text, remedy in (
+        ("[]", "Expected `object`, got `array`. See docs/reference/rules.md."),
+        ("version: 2\nrules: []", "The value is not one of the allowed values. See docs/reference/rules.md."),
+        ("version: 1\nlists: {wards: [7]}", "Expected `str`, got `int`. See docs/reference/rules.md."),
+        ("version: 1\ncolour: Zz", "Object contains unknown field `colour`. See docs/reference/rules.md."),
+    ):
+        (tmp_path / "rules.yaml").write_text(text)
+        with pytest.raises(RuleError) as caught:
+            load_policy(tmp_path)
+        assert caught.value.remedy == remedy
+    with pytest.raises(RuleError, match="one of the allowed values") as caught:
+        read_then({"mask": "generalise", "unit": SECRET})
+    assert caught.value.where == "then.unit"
+
+
+def test_a_list_has_texts_of_up_to_120_letters(tmp_path: Path) -> None:
+    longest = "w" * 120
+    assert _load(tmp_path, _rule(), lists={"wards": [longest]}).lists == {"wards": frozenset({longest})}
+    with pytest.raises(RuleError, match="length <= 120"):
+        _load(tmp_path, _rule(), lists={"wards": [f"{longest}w"]})
 
 
 def test_files_that_are_no_rules(tmp_path: Path) -> None:

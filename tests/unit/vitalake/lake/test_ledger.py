@@ -22,7 +22,12 @@ def test_summary_has_the_documented_keys_and_the_sums_of_the_spans(tmp_path: Pat
     begin(lake)
     write_spans(lake, 3, size=4)
     summary = summarise(lake.spans).to_json()
-    assert set(COUNT_NAMES) | {"balanced", "latency_ms", "last_commit_at", "spans"} <= set(summary)
+    counts = {*COUNT_NAMES, "recovered", "attributed"}
+    entry = {*counts, "balanced", "unfit", "mapped", "unmapped", "latency_ms", "spans"}
+    whole = {"last_commit_at", "lost_upstream_unknown", "problems", "problems_found"}
+    assert set(summary) == entry | whole | {"by_partition", "by_hour", "by_job"}
+    assert set(summary["by_job"]["vitals"]) == entry
+    assert summary["by_job"]["vitals"]["balanced"] is True
     assert (summary["messages"], summary["published"], summary["undecodable"]) == (12, 9, 3)
     assert summary["balanced"] is True
     assert summary["spans"] == 3
@@ -71,7 +76,9 @@ def test_more_messages_than_positions_is_an_imbalance() -> None:
 def test_fewer_messages_than_positions_balance_for_a_transaction_takes_positions_too() -> None:
     ledger = Ledger()
     ledger.add(empty_span(0, 5, counts=Counts(messages=4, tombstones=4)))
-    ledger.add(empty_span(5, 9))
+    late = empty_span(5, 9, counts=Counts(messages=2, tombstones=2))
+    late.parts[0].first = 7
+    ledger.add(late)
     assert (ledger.problems, ledger.to_json()["balanced"]) == ([], True)
 
 
@@ -148,11 +155,11 @@ def test_what_columns_must_not_hold_and_local_codes_are_counted_wherever_their_r
 
 def test_latencies_of_spans_are_added_up() -> None:
     ledger = Ledger()
-    for start, latency in ((0, {80: 1}), (2, {80: 97, 160: 1}), (4, {160: 1})):
+    for start, latency in ((0, {40: 1}), (2, {80: 97, 160: 1}), (4, {160: 1})):
         span = empty_span(start, start + 2)
         span.latency = latency
         ledger.add(span)
-    assert ledger.total.latency == {80: 98, 160: 2}
+    assert ledger.total.latency == {40: 1, 80: 97, 160: 2}
     assert ledger.to_json()["latency_ms"] == {"p50": round(2 ** (80.5 / 8), 1), "p99": round(2 ** (160.5 / 8), 1)}
 
 
@@ -171,7 +178,7 @@ def test_topic_made_again_is_another_partition_with_its_loss_unknown() -> None:
 @pytest.mark.parametrize(
     ("stretches", "gaps", "overlaps"),
     [
-        ([(0, 4), (4, 4), (6, 5)], [], []),
+        ([(0, 4), (4, 4), (6, 6), (9, 8)], [], []),
         ([(0, 4), (3, 6)], [], [3]),
         ([(3, 6), (0, 4)], [], [0]),
         ([(2, 4), (0, 9)], [], [0]),
@@ -226,7 +233,7 @@ def test_live_ledger_reads_each_span_once_and_survives_compaction(tmp_path: Path
     assert live.refresh().total.spans == 6
 
 
-def test_live_ledger_tells_a_file_that_is_gone(tmp_path: Path) -> None:
+def test_live_ledger_tells_a_file_that_is_gone_and_not_one_that_was_replaced(tmp_path: Path) -> None:
     lake = open_lake(tmp_path)
     begin(lake)
     live = LiveLedger(open_lake(tmp_path).spans)
@@ -236,6 +243,10 @@ def test_live_ledger_tells_a_file_that_is_gone(tmp_path: Path) -> None:
     lake.spans.table.storage.delete(file.path)
     with pytest.raises(Damaged, match="is gone"):
         live.refresh()
+    write_spans(open_lake(tmp_path / "whole"), 0)
+    replaced = LiveLedger(open_lake(tmp_path / "whole").spans)
+    with pytest.raises(FileNotFoundError):
+        replaced._read("decided_on=2026-03-01/replaced-meanwhile.parquet")
 
 
 def test_days_are_told_before_they_are_read_the_oldest_first(tmp_path: Path) -> None:
