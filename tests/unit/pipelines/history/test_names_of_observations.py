@@ -24,7 +24,6 @@ day_of: given_at
 columns:
   - {name: dose_no, type: binary, class: record-identifier, hashed: true, description: x}
   - {name: issued_at, type: ISSUED, description: x}
-  - {name: identity_value, type: string, class: care-event, values: [same, other], description: x}
   - {name: amount, type: float64, class: measurement, description: x}
   - {name: given_at, type: timestamp, class: date-of-service, statistics: true, description: x}
 """
@@ -56,7 +55,7 @@ def test_a_row_that_changes_keeps_what_its_columns_say(home: Path, kind: str, is
     declarations.use(home)
     (home / "city.yaml").write_text("source: city\nwarehouse: duckdb:city.duckdb\ndatasets: {dose: dose.sql}\n")
     (home / "dose.sql").write_text(
-        f"SELECT no AS dose_no, 'p' AS patient_id, {issued} AS issued_at, 'same' AS identity_value, amount, "  # noqa: S608
+        f"SELECT no AS dose_no, 'p' AS patient_id, {issued} AS issued_at, amount, "  # noqa: S608
         "TIMESTAMP '2026-01-05 08:00' AS given_at FROM dose ORDER BY no"
     )
     settings = load_settings(home)
@@ -69,4 +68,3 @@ def test_a_row_that_changes_keeps_what_its_columns_say(home: Path, kind: str, is
     rows = Home(settings).lake("dose").published.delta.to_pyarrow_table().to_pylist()
     assert sorted(row["amount"] for row in rows) == [1.0, 2.0, 5.0, 6.0]
     assert {row["issued_at"] for row in rows} == {value}
-    assert {row["identity_value"] for row in rows} == {"same"}
