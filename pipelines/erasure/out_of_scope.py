@@ -12,7 +12,8 @@ from confluent_kafka.admin import AdminClient, ConfigResource, ResourceType
 from governance.erasure.certificate import OutOfScope
 from governance.policy.masking import compile_masks
 from governance.policy.rules import load_policy
-from pipelines.core.kafka import client_options
+from pipelines.core.errors import BrokerUnreachable
+from pipelines.core.kafka import check_broker_listens, client_options
 from vitalake import clock
 from vitalake.errors import SettingsError
 from vitalake.home import Home
@@ -73,14 +74,16 @@ def _retention(settings: Settings, topics: list[str]) -> dict[str, int]:
     """
     retention_ms: dict[str, int] = {}
     try:
-        with AdminClient(client_options(settings)) as admin:
+        options = client_options(settings)
+        check_broker_listens(str(options["bootstrap.servers"]))  # its client would wait for a broker that is down
+        with AdminClient(options) as admin:
             resources = [ConfigResource(ResourceType.TOPIC, topic) for topic in topics]
             for resource, future in admin.describe_configs(resources, request_timeout=TIMEOUT_SECONDS).items():
                 with suppress(KafkaException, TimeoutError, ValueError):  # one topic's failure hides no other's date
                     entry = future.result(TIMEOUT_SECONDS + 1).get("retention.ms")
                     if entry is not None:
                         retention_ms[resource.name] = int(entry.value)
-    except (KafkaException, SettingsError, TimeoutError):
+    except (BrokerUnreachable, KafkaException, SettingsError, TimeoutError):
         return retention_ms
     return retention_ms
 
