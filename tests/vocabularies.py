@@ -18,7 +18,7 @@ units:
 local:
   99LAB:
     name: City Hospital laboratory
-    form: GLU|CK|CPK|NA|NEW
+    form: 'GLU|CK|CPK|NA|NEW|N[0-9]{1,4}'
     also: ["http://city.example/lab"]
     codes:
       GLU: {loinc: 2345-7, unit: mg/dL, source: "directory of 2026-01, no. 12"}

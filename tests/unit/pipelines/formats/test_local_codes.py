@@ -170,7 +170,7 @@ def test_a_profile_of_device_json_may_name_a_local_code() -> None:
 
 
 def test_a_refused_message_says_by_its_local_code_what_it_was_about(tmp_path: Path) -> None:
-    declare(tmp_path, "local: {L: {name: a, form: '[A-Z]+', codes: {HR: {loinc: 8867-4, source: s}}}}", name="ward")
+    declare(tmp_path, "local: {L: {name: a, form: HR, codes: {HR: {loinc: 8867-4, source: s}}}}", name="ward")
     naming = Naming(Settings())
     broken = message(1, code={"coding": [{"system": "L", "code": "HR"}]}, status="FINAL")
     assert [*about(broken, "fhir", naming).codes] == ["8867-4"]
