@@ -154,7 +154,11 @@ def test_revoke_locks_and_undo_opens_and_both_are_on_record(home: Path, capsys: 
     assert _run(home, "revoke", "--undo") == 0
     assert "paused streams go on by themselves" in capsys.readouterr().out
     assert _vault(home).enrol(people(1)) == keys
-    assert _actions(home) == ["keys.revoke", "keys.rotate", "keys.restore"]
+    assert _actions(home) == ["keys.revoke", "keys.rotate", "keys.rotate", "keys.restore"]
+    settings = load_settings(home)
+    ends = [entry.detail for entry in latest(settings.path(settings.audit), load_keys(home / "keys.yaml"), limit=20)
+            if entry.action == "keys.rotate"]  # fmt: skip
+    assert [(end.get("outcome"), end.get("error")) for end in ends][-1] == ("stopped", "KeyRevoked")
 
 
 def test_revoke_before_there_is_a_vault(home: Path, capfdbinary: pytest.CaptureFixture[bytes]) -> None:
