@@ -9,7 +9,7 @@ UV := uv pip install --python $(BIN)/python --system-certs --no-deps --require-h
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo check test test-fast kills soak bench-live bench-way reference docs coverage services lock
+.PHONY: help setup demo check test test-fast kills soak bench-live bench-way reference docs coverage mutants services lock
 
 help:  ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -75,6 +75,11 @@ COVERS := $(addprefix tests/unit/governance/,access audit policy query test_keyu
 coverage: setup  ## branch coverage of what decides who sees what, which must have all of it
 	$(BIN)/python -m pytest -q $(PROCESSES) $(COVERS) --cov=governance --cov-report=
 	$(BIN)/coverage report --skip-covered --include '$(DECIDES)' --fail-under 100
+
+MODULE ?= governance.policy.masking
+
+mutants: setup  ## change a module (MODULE=, or MOST= changes of it at random) and show which changes no test notices
+	$(BIN)/python -m tests.mutants $(MODULE) $(MOST)
 
 services: .services/kafka/.fetched .services/flink/.fetched  ## fetch Apache Kafka's and Flink's jars (Maven)
 
