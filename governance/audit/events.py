@@ -30,6 +30,7 @@ Action = Literal[
     "devices.identify",
     "patient.erase",
     "patient.hold",
+    "patient.show",
     "keys.use",
     "keys.rotate",
     "keys.revoke",

@@ -6,7 +6,8 @@ without arguments that is a PersonalStore.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint
 from typing import Protocol
@@ -26,7 +27,7 @@ OURS = ("care", "scores")
 
 @dataclass(frozen=True, slots=True)
 class Forgetting:
-    """The patients whom a store has to erase, and the home they belong to.
+    """The patients whom a store has to erase, or whose entries it has to count, and the home they belong to.
 
     Attributes:
         settings: of the home.
@@ -42,9 +43,13 @@ class Forgetting:
     forgotten: Forgotten
     patients: Sequence[str] | None = None
 
+    def has(self, patient: str) -> bool:
+        """Return whether a pseudonym is one of these patients'."""
+        return hashlib.sha256(patient.encode()).hexdigest() in self.forgotten
+
 
 class PersonalStore(Protocol):
-    """What an erasure, and a search for damage, need of a store."""
+    """What an erasure, an answer to a patient and a search for damage need of a store."""
 
     def forget(self, whom: Forgetting) -> int:
         """Delete every entry of these patients from a home's store for good, and refuse new ones.
@@ -56,6 +61,20 @@ class PersonalStore(Protocol):
 
         Raises:
             VitaLakeError: the store cannot be written; nothing changed, or the call can be repeated.
+        """
+        ...
+
+    def held(self, whom: Forgetting) -> Mapping[str, int]:
+        """Return how many entries of each kind the store has of these patients; change nothing.
+
+        An erasure asks after ``forget``; if anything is left, the erasure is not finished.
+
+        Returns:
+            A kind, in the plural and in words for people, such as ``scores`` → how many. Only kinds of which there are
+            some; empty for a store that does not exist.
+
+        Raises:
+            VitaLakeError: the store cannot be read.
         """
         ...
 

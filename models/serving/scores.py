@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import sqlite3
 import zlib
-from collections.abc import Collection, Container, Iterable
+from collections.abc import Callable, Collection, Container, Iterable, Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -158,8 +158,7 @@ class ScoreBook:
         try:
             self._db.execute("PRAGMA secure_delete=ON")
             self._db.executemany("INSERT OR IGNORE INTO forgotten VALUES (?)", [(digest,) for digest in listed])
-            for score, sealed in self._db.execute("SELECT id, record FROM score"):
-                patient = msgspec.json.decode(self._open(score, "record", sealed), type=_PatientOf).patient
+            for score, patient in self._patients():
                 digest = _digest(patient)
                 if digest in listed or digest.hex() in known:
                     scores.append((score,))
@@ -170,6 +169,17 @@ class ScoreBook:
         except sqlite3.Error as error:
             raise _refused(self._path, error) from None
         return len(scores)
+
+    def held(self, is_wanted: Callable[[str], bool]) -> int:
+        """Return how many records are of the patients whose pseudonyms are wanted; all records are opened."""
+        try:
+            return sum(is_wanted(patient) for _, patient in self._patients())
+        except sqlite3.Error as error:
+            raise _refused(self._path, error) from None
+
+    def _patients(self) -> Iterator[tuple[str, str]]:
+        for score, sealed in self._db.execute("SELECT id, record FROM score"):
+            yield score, msgspec.json.decode(self._open(score, "record", sealed), type=_PatientOf).patient
 
     def features(self, score: str) -> Floats | None:
         """Return the feature vector of a score, so that it can be computed again."""

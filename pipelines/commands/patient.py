@@ -1,4 +1,4 @@
-"""``vitalake patient``: erases a patient, shows the certificates of erasures, and sets and ends legal holds."""
+"""``vitalake patient``: shows what is held of a patient, erases a patient, and sets and ends legal holds."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from governance.erasure.certificate import Certificate
     from governance.vault import Vault
+    from pipelines.erasure.patient_removal import Holdings
     from pipelines.erasure.request import Eraser
     from vitalake.errors import VitaLakeError
     from vitalake.keys import KeyRing
@@ -34,13 +35,28 @@ ReasonOption = Annotated[
 
 def register(app: typer.Typer) -> None:
     """Add the group of commands."""
-    group = typer.Typer(help="Erase a patient on request, show certificates of erasure, or set and end a legal hold.")
+    group = typer.Typer(
+        help="Show what is held of a patient; erase a patient, show certificates; set or end a legal hold."
+    )
+    group.command("show")(show)
     group.command("erase")(erase)
     group.command("certificate")(certificate)
     group.command("reapply")(reapply)
     group.command("hold")(hold)
     group.command("release")(release)
     app.add_typer(group, name="patient", no_args_is_help=True)
+
+
+def show(patient: PatientArgument, home: HomeOption = None, json: JsonOption = False) -> None:
+    """Show how much every table, store and rejected or held message has of a patient; it shows no value."""
+    out = Output(json)
+    with _opened(home, purpose="show") as (eraser, settings, keys, _):
+        given = _given(patient)
+        eraser.subject_of(given)
+        _record(settings, keys, "patient.show", patients=eraser.tokens_of(given, all_numbers=True), outcome="asked")
+        numbers = eraser.find(given)
+    document = {"numbers": len(numbers), "held": _plain(numbers)}
+    out.answer(document, lambda: _print_holdings(numbers))
 
 
 def erase(
@@ -208,7 +224,13 @@ def release(patient: PatientArgument, home: HomeOption = None) -> None:
 # -- what they share ---------------------------------------------------------------------------------------------
 
 
-def _opened(home: Path | None, *, tell: Callable[[str], None] = note, allow_restored_lake: bool = False) -> Any:
+def _opened(
+    home: Path | None,
+    *,
+    tell: Callable[[str], None] = note,
+    allow_restored_lake: bool = False,
+    purpose: str = "erasure",
+) -> Any:
     from contextlib import contextmanager
 
     @contextmanager
@@ -220,7 +242,7 @@ def _opened(home: Path | None, *, tell: Callable[[str], None] = note, allow_rest
 
         settings = load_settings(resolve_home(home))
         keys = Home(settings).keys
-        vault = open_vault(settings, keys, purpose="erasure", allow_restored_lake=allow_restored_lake)
+        vault = open_vault(settings, keys, purpose=purpose, allow_restored_lake=allow_restored_lake)
         try:
             yield (
                 Eraser(settings, keys, vault, progress=tell),
@@ -304,6 +326,24 @@ def _print_stored(folder: Path, certificate: str) -> None:
     from governance.erasure.certificate import load
 
     _print(load(folder, certificate))
+
+
+def _print_holdings(numbers: Sequence[Holdings]) -> None:
+    for i, found in enumerate(numbers):
+        if len(numbers) > 1:
+            typer.echo(f"{'The number that was given' if i == 0 else 'Another number of the patient'}:")
+        for table, rows in found.tables.items():
+            if rows:
+                typer.echo(f"{table}: {rows:,} {'messages' if table.startswith('quarantine/') else 'rows'}")
+        for store, kinds in found.elsewhere.items():
+            if kinds:
+                typer.echo(f"{store}: {', '.join(f'{count:,} {kind}' for kind, count in sorted(kinds.items()))}")
+        if not any(found.tables.values()) and not any(found.elsewhere.values()):
+            typer.echo("Nothing is held of this patient.")
+        if found.unreadable:
+            typer.echo(f"{found.unreadable:,} messages cannot be opened; it is not known whether they name the patient")
+        if found.nameless:
+            typer.echo(f"{found.nameless:,} messages name nobody whom the vault knows; some may be the patient's")
 
 
 def _print(done: Certificate) -> None:

@@ -1,9 +1,10 @@
-"""Removes patients from every table of the lake and from every store beside it; safe to repeat."""
+"""Removes patients from every table of the lake and every store beside it, safe to repeat; or counts what they have."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
 import msgspec
 import pyarrow as pa
@@ -12,18 +13,19 @@ from governance.erasure.certificate import TableErased
 from governance.erasure.forgotten import Forgotten
 from governance.erasure.person import ErasedPerson
 from governance.erasure.plain_words import words_in
-from governance.erasure.stores import Forgetting, personal_stores
+from governance.erasure.stores import GROUP, Forgetting, personal_stores
 from governance.vault import Vault
 from pipelines.attribution.associations import TABLE as ASSOCIATIONS
 from pipelines.attribution.vacant import vacated
-from pipelines.erasure.quarantine_store import Search, erase_messages, places_of
+from pipelines.erasure.quarantine_store import Search, count_messages, erase_messages, places_of
 from pipelines.people.linked_ids import linked_ids_of
+from vitalake.errors import PrivacyError
 from vitalake.failpoints import failpoint
 from vitalake.home import Home
 from vitalake.keys import KeyRing
 from vitalake.lake.datasets.dataset import DEVICE_KEY
 from vitalake.lake.datasets.declared import load_dataset, quarantine_datasets
-from vitalake.lake.maintenance.deletion import distinct_values, drop_rows, purge
+from vitalake.lake.maintenance.deletion import count_rows, distinct_values, drop_rows, purge
 from vitalake.lake.maintenance.sweep import roll_forward_all
 from vitalake.lake.tables.buckets import patient_column
 from vitalake.lake.tables.table import Table
@@ -50,6 +52,23 @@ class ErasedPatientSearch(Search):
     def has_identifier(self, payload: bytes, *, whole: bool) -> bool:
         """Return whether a word of a message's text is the id of an erased patient."""
         return self.is_patient_among(words_in(payload))
+
+
+@dataclass(frozen=True, slots=True)
+class Holdings:
+    """What tables and stores have of a patient.
+
+    Attributes:
+        tables: name → rows of its newest version; the messages of quarantine tables.
+        elsewhere: name of a store → kind of entry → how many.
+        unreadable: messages that nobody can open; some may be the patient's.
+        nameless: messages that name nobody whom the vault knows for certain; some may be the patient's.
+    """
+
+    tables: dict[str, int]
+    elsewhere: dict[str, dict[str, int]]
+    unreadable: int
+    nameless: int
 
 
 class PatientRemoval:
@@ -83,21 +102,43 @@ class PatientRemoval:
 
     def _tables(self, person: ErasedPerson, search: Search) -> Iterator[TableErased]:
         subject = self._vault.subject_of(person.ids[0])
-        merges = [linked_ids_of(self._settings, self._keys, self._vault).key_of(person.ids[0])]
         fenced = self._fenced()
         search.places = places_of(fenced, subject)
         for table in fenced:
-            column = _column(table)
             self._tell(table.name)
             if _is_sealed(table):
                 yield erase_messages(table, search)
             elif table.name == ASSOCIATIONS:
-                yield _clear_associations(table, merges, [subject])
-            elif column and table.name.startswith("restricted/"):
-                yield _clear(table, column, [subject])
-            elif column:
-                yield _clear(table, column, (*person.tokens, person.ids[0]))
+                yield _clear_associations(table, [self._merge_key(person)], [subject])
+            elif column := _column(table):
+                yield _clear(table, column, _marks(table, person, subject))
             failpoint("erase-table")
+
+    def _merge_key(self, person: ErasedPerson) -> bytes:
+        return linked_ids_of(self._settings, self._keys, self._vault).key_of(person.ids[0])
+
+    def find(self, person: ErasedPerson) -> Holdings:
+        """Count what tables and stores have of a patient; change nothing.
+
+        Raises:
+            VitaLakeError: something cannot be reached.
+        """
+        subject = self._vault.subject_of(person.ids[0])
+        search = Search(person.ids, self._keys, stays=person.stays, settings=self._settings, vault=self._vault)
+        tables = [table for name, table in Home(self._settings).lake().present().items() if name != "spans"]
+        search.places = places_of(tables, subject)
+        rows = {}
+        for table in tables:
+            if _is_sealed(table):
+                rows[table.name] = count_messages(table, search)
+            elif table.name == ASSOCIATIONS:
+                merged = count_rows(table, DEVICE_KEY.name, {self._merge_key(person)})
+                rows[table.name] = merged + count_rows(table, _column(table) or "", {subject})
+            elif column := _column(table):
+                rows[table.name] = count_rows(table, column, set(_marks(table, person, subject)))
+        whom = self._whom(Forgotten(frozenset(person.digests)), person.tokens)
+        elsewhere = {name: dict(store.held(whom)) for name, store in self._stores.items()}
+        return Holdings(rows, elsewhere, search.unreadable, search.nameless)
 
     def clear_again(self, subjects: Sequence[bytes], forgotten: Forgotten) -> tuple[list[TableErased], dict[str, int]]:
         """Remove what a restored back-up has brought back of erased patients.
@@ -148,11 +189,26 @@ class PatientRemoval:
         return sorted(tables, key=lambda table: not table.name.startswith("quarantine/"))
 
     def _forget_elsewhere(self, forgotten: Forgotten, *, patients: Sequence[str] | None = None) -> dict[str, int]:
-        whom, removed = Forgetting(self._settings, self._keys, self._vault, forgotten, patients), {}
+        whom, removed = self._whom(forgotten, patients), {}
         for name, store in self._stores.items():
             self._tell(name)
             removed[name] = store.forget(whom)
+            if left := store.held(whom):
+                raise PrivacyError(
+                    f"Store {name} still has entries of an erased patient ({', '.join(sorted(left))})",
+                    where=f"entry points {GROUP}: {name}",
+                    remedy="The erasure is not finished. Correct the store's 'forget', then run 'vitalake patient "
+                    "erase' again.",
+                )
         return removed
+
+    def _whom(self, forgotten: Forgotten, patients: Sequence[str] | None) -> Forgetting:
+        return Forgetting(self._settings, self._keys, self._vault, forgotten, patients)
+
+
+def _marks(table: Table, person: ErasedPerson, subject: bytes) -> Sequence[str | bytes]:
+    """Return the values of the patient column by which a table's rows are the patient's."""
+    return [subject] if table.name.startswith("restricted/") else [*person.tokens, person.ids[0]]
 
 
 def _column(table: Table) -> str | None:

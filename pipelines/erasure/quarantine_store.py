@@ -244,6 +244,14 @@ def _are_at(rows: pa.Table, made: Mapping[tuple[str, str], npt.NDArray[np.int64]
     return held
 
 
+def count_messages(table: Table, search: Search) -> int:
+    """Return how many messages of a quarantine table's newest version are the patient's."""
+    dataset = table.name.rpartition("/")[2]
+    table.refresh()
+    files = table.snapshot().files.values()
+    return sum(int(search.among(part, dataset).sum()) for file in files for part in read_file(table, file))
+
+
 def erase_messages(table: Table, search: Search) -> TableErased:
     """Remove the patient's messages from a quarantine table, and delete older files that hold some.
 

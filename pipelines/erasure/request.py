@@ -19,7 +19,7 @@ from governance.policy.masks import Pseudonyms
 from governance.vault import PendingErasure, Vault
 from pipelines.erasure.identifiers import identifiers_of
 from pipelines.erasure.out_of_scope import places_out_of_scope
-from pipelines.erasure.patient_removal import PatientRemoval
+from pipelines.erasure.patient_removal import Holdings, PatientRemoval
 from pipelines.erasure.retention_duty import refuse_before_retention_ends
 from pipelines.people.linked_ids import linked_ids_of
 from pipelines.people.patients import pseudonyms_of
@@ -105,6 +105,18 @@ class Eraser:
         numbers = self._numbers_of(patient) if all_numbers else [self._id_of(patient)]
         subjects = {self._vault.subject_of(number) for number in numbers}
         return [token for known, token in self._vault.tokens().items() if known in subjects]
+
+    def find(self, patient: str) -> list[Holdings]:
+        """Count what tables and stores have of a patient, under each of the patient's numbers; change nothing.
+
+        Args:
+            patient: pseudonym or id.
+
+        Raises:
+            VitaLakeError: something cannot be reached.
+        """
+        numbers = self._numbers_of(patient)
+        return [self._removal.find(self._person(n, {}, reason="", actor="", begun_at="")) for n in numbers]
 
     def forgotten(self, patient: str) -> str | None:
         """Return the certificate of a patient who is erased already; None: not erased, or none was written."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import closing
 
 from governance.erasure.forgotten import advance
@@ -23,6 +24,13 @@ class OnlineStoreOfPatients:
             deleted = store.forget(whom.patients)
             advance(store, whom.settings, whom.keys)
             return deleted
+
+    def held(self, whom: Forgetting) -> Mapping[str, int]:
+        """Return how many values, facts and notes the store has of patients, by kind."""
+        if not whom.settings.path(whom.settings.care.path).exists():
+            return {}
+        with closing(open_online_store(whom.settings, whom.keys, vault=whom.vault, catch_up=False)) as store:
+            return store.held(whom.has)
 
     def look(self, settings: Settings) -> None:
         """Check that the store's file is not damaged."""

@@ -202,6 +202,16 @@ KINDS: dict[type, str] = {
 }
 """The name of each kind of fact in the table ``fact``."""
 
+HELD_AS = {
+    "encounter": "stays",
+    "patient": "ages and sexes",
+    "movement": "movements",
+    "placement": "beds",
+    "pregnancy": "pregnancies",
+    "decision": "decisions",
+}
+"""A name of a kind of fact → what people are told that it is."""
+
 ON_THE_WARD = (Admission, Placement)
 """The kinds of fact that put a patient on the board, even before the first value."""
 

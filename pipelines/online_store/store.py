@@ -11,7 +11,8 @@ partition was taken. Rows before that position are left out when a lane reads th
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Container, Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -27,6 +28,7 @@ from pipelines.online_store.facts import (
     FOR_EVER,
     FROM_ADMISSIONS,
     FROM_RESULTS,
+    HELD_AS,
     KINDS,
     NOT_STATED,
     ON_THE_WARD,
@@ -818,6 +820,23 @@ class OnlineStore:
         if patients or undecided:  # undecided values are sealed with their pseudonyms: there is no text to look for
             self._database.scrub([] if undecided else [patient.encode() for patient in patients])
         return deleted + undecided
+
+    def held(self, is_wanted: Callable[[str], bool]) -> dict[str, int]:
+        """Return how many entries of each kind the store has of the patients whose pseudonyms are wanted.
+
+        Returns:
+            A kind, in words for people → how many; only kinds of which there are some.
+        """
+        counts: Counter[str] = Counter({"undecided values": self._ahead.held(is_wanted)})
+        for patient, writer, number, sealed in self._db.execute("SELECT patient, writer, number, sealed FROM block"):
+            if is_wanted(patient):
+                counts["values"] += len(self._open_block(patient, writer, number, sealed))
+        for patient, kind in self._db.execute("SELECT patient, kind FROM fact"):
+            counts[HELD_AS[kind]] += is_wanted(patient)
+        for table, kind in (("patient", "revisions"), ("corrected", "corrections"), ("merged", "merged numbers")):
+            query = f"SELECT patient FROM {table}"  # noqa: S608
+            counts[kind] += sum(is_wanted(patient) for (patient,) in self._db.execute(query))
+        return {kind: count for kind, count in counts.items() if count}
 
     def _delete_all_of(self, patients: Sequence[str]) -> int:
         deleted = 0

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 
 from pipelines.online_store.values import ROW, Values, restored_as, stored
 from vitalake import clock
@@ -56,16 +57,26 @@ class UndecidedWrites:
     def forget_patients(self, is_wanted: Callable[[str], bool]) -> int:
         """Rewrite the notes without the values of some patients; return how many values were removed."""
         count = 0
-        for number, part, last, noted_us, sealed in self._db.execute(
-            "SELECT rowid, part, position, noted_us, sealed FROM ahead"
-        ).fetchall():
+        for number, part, noted_us, values, wanted in self._wanted(is_wanted):
+            count += int(wanted.sum())
+            self._db.execute("DELETE FROM ahead WHERE rowid = ?", (number,))
+            self._put(part, values.where(~wanted), noted_us)
+        return count
+
+    def held(self, is_wanted: Callable[[str], bool]) -> int:
+        """Return how many noted values are of some patients."""
+        return sum(int(wanted.sum()) for *_, wanted in self._wanted(is_wanted))
+
+    def _wanted(
+        self, is_wanted: Callable[[str], bool]
+    ) -> Iterator[tuple[int, str, int, Values, npt.NDArray[np.bool_]]]:
+        """Yield each note with values of some patients: its number, partition, time, values, and which are theirs."""
+        query = "SELECT rowid, part, position, noted_us, sealed FROM ahead"
+        for number, part, last, noted_us, sealed in self._db.execute(query).fetchall():
             values = self._opened(part, last, sealed)
             wanted = np.array([is_wanted(patient) for patient in values.patients], np.bool_)[values.patient]
             if wanted.any():
-                count += int(wanted.sum())
-                self._db.execute("DELETE FROM ahead WHERE rowid = ?", (number,))
-                self._put(part, values.where(~wanted), noted_us)
-        return count
+                yield number, part, noted_us, values, wanted
 
     def settle(self, positions: Mapping[str, int]) -> None:
         """Delete the notes before these positions: the lake has decided up to there."""

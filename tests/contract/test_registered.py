@@ -1,24 +1,36 @@
-"""Every mask, notification rule, format, warehouse and page that is registered goes through its contract."""
+"""Every mask, notification rule, format, warehouse, page and store that is registered goes through its contract."""
 
 from __future__ import annotations
 
 import uuid
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import duckdb
+import numpy as np
 import pytest
 
+from governance.erasure.stores import personal_stores
 from governance.policy.masks import mask_kinds
+from models.scoring import ScoreRecord
 from models.serving.pages.registry import registered_pages
+from models.serving.personal import ScoresOfPatients
+from models.serving.scores import FILE as SCORES
+from models.serving.scores import ScoreBook
 from pipelines.formats.registry import OURS, format_kind, registered
 from pipelines.history.warehouses import duckdb as duckdb_kind
 from pipelines.history.warehouses import postgresql as postgresql_kind
 from pipelines.history.warehouses.registry import registered as registered_warehouses
+from pipelines.intake.online_feed import open_online_store, store_sealer
+from pipelines.intake.personal import OnlineStoreOfPatients
+from pipelines.online_store.facts import Admission
+from pipelines.online_store.values import ROW, Values
 from tests.contract.formats import FormatContract
 from tests.contract.masks import MaskContract
 from tests.contract.notifications import RuleContract
 from tests.contract.pages import PageContract
+from tests.contract.stores import EmptyHome, StoreContract
 from tests.contract.warehouses import BEATS, WORD, Filled, WarehouseContract
 from tests.fhir import message, observation
 from tests.hl7 import PID, adt, oru
@@ -26,6 +38,8 @@ from tests.hostile import bundle
 from tests.hostile_flat import flat
 from tests.services.kafka import free_port
 from tests.services.postgres import PostgresServer
+from vitalake import clock
+from vitalake.clinical.records import code_number
 from vitalake.notifications import rule_kinds
 from vitalake.settings import AlertSettings
 
@@ -108,6 +122,47 @@ class TestWarehousePostgresql(WarehouseContract):
             secrets=(postgres.password, "Zzwrong", "127.0.0.1", str(postgres.port), database),
             insert=lambda: postgres.execute("INSERT INTO beats VALUES (1000, 'x')", database=database),
         )
+
+
+class TestStoreCare(StoreContract):
+    """The online store."""
+
+    kind = OnlineStoreOfPatients
+    file = "care.db"
+
+    def write(self, home: EmptyHome, patient: str) -> None:
+        now = clock.now_us()
+        rows = np.zeros(1, ROW)
+        rows["code"], rows["effective_us"], rows["available_us"] = code_number("8867-4"), now, now
+        rows["id"], rows["attribution"] = now, 3
+        first = np.zeros(1, np.int32)
+        values = Values(rows, first, [patient], np.array([now]), first, ["t/0"])
+        with closing(open_online_store(home.settings, home.keys, vault=home.vault)) as store:
+            store.take(values, writer="vitals/0of1", ends={"t/0": now + 1})
+            store.put_facts([(patient, f"stay-{now}", 1, Admission(now, None, 70))])
+
+
+class TestStoreScores(StoreContract):
+    """The book of scores."""
+
+    kind = ScoresOfPatients
+    file = SCORES
+
+    def write(self, home: EmptyHome, patient: str) -> None:
+        name = uuid.uuid4().hex
+        fields: dict[str, Any] = {
+            "id": name, "patient": patient, "encounter": None, "as_of_us": 1, "computed_us": clock.now_us(),
+            "task": "mortality", "model": "", "policy": "p", "probability": None, "abstained": "no-model",
+            "news2": {}, "reasons": [], "newest_us": 1,
+        }  # fmt: skip
+        sealer = store_sealer(home.settings, home.keys, "scores", vault=home.vault, purpose="test")
+        with closing(ScoreBook(home.settings.path(SCORES), sealer)) as book:
+            book.keep(name, ScoreRecord(**fields), np.zeros(2))
+
+
+def test_every_store_that_is_registered_goes_through_the_contract() -> None:
+    tested = {suite.kind for suite in (TestStoreCare, TestStoreScores)}
+    assert tested == {type(store) for store in personal_stores().values()}
 
 
 def test_every_warehouse_that_is_registered_goes_through_the_contract() -> None:

@@ -323,11 +323,16 @@ class Notes:
     """A store of another package, registered by it; says what it was asked."""
 
     asked: ClassVar[list[tuple[int, int | None]]] = []
+    left: ClassVar[dict[str, int]] = {}
 
     def forget(self, whom: stores.Forgetting) -> int:
         """Take note of how many are to be forgotten."""
         self.asked.append((len(whom.forgotten.digests), None if whom.patients is None else len(whom.patients)))
         return 7
+
+    def held(self, whom: stores.Forgetting) -> dict[str, int]:
+        """Hold what the test says."""
+        return self.left
 
 
 def test_every_store_that_is_registered_forgets_and_is_in_the_certificate(
@@ -343,6 +348,46 @@ def test_every_store_that_is_registered_forgets_and_is_in_the_certificate(
     with _eraser(home) as eraser:
         eraser.reapply([certificate])
     assert Notes.asked == [(1, 1), (1, None)]
+
+
+def test_a_store_that_keeps_something_keeps_the_erasure_unfinished(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    entries = [*entry_points(group=stores.GROUP), EntryPoint("notes", f"{__name__}:Notes", stores.GROUP)]
+    monkeypatch.setattr(plugins, "entry_points", lambda *, group: entries)
+    monkeypatch.setattr(Notes, "left", {"notes": 3})
+    with pytest.raises(PrivacyError, match=r"Store notes still has entries of an erased patient \(notes\)"):
+        _erase(home, WHO)
+    with _eraser(home) as eraser:
+        assert len(eraser.finish()[1]) == 1, "it is tried again, and says so again"
+    monkeypatch.setattr(Notes, "left", {})
+    with _eraser(home) as eraser:
+        (done,), errors = eraser.finish()
+    assert not errors and done.resumed and done.elsewhere["notes"] == 7
+
+
+def test_what_is_shown_of_a_patient_is_what_an_erasure_removes(home: Path) -> None:
+    shown = _run(home, "show", WHO, "--json")
+    assert shown.returncode == 0, shown.stderr
+    assert WHO not in shown.stdout + shown.stderr and _token(home, WHO) not in shown.stdout + shown.stderr
+    (held,) = msgspec.json.decode(shown.stdout)["held"]
+    assert held["tables"]["published/observation"] == _published(home, WHO) == 5
+    assert held["tables"]["quarantine/dead_letter"] == 2, (
+        "the patient's, and one of the same stay by a name nobody knows"
+    )
+    certificate = _erase(home, WHO)
+    assert {table.table: table.rows for table in certificate.tables} == held["tables"]
+    with _eraser(home) as eraser:
+        (after,) = eraser.find(WHO)
+    assert not any(after.tables.values()) and not any(after.elsewhere.values())
+    assert "Nothing is held of this patient." in _run(home, "show", WHO).stdout
+
+
+def test_who_asks_what_is_held_of_a_patient_is_on_record_before_it_is_shown(home: Path) -> None:
+    _run(home, "show", WHO)
+    recorded = msgspec.json.decode(_run_audit(home, "list"))["records"]
+    shows = [record for record in recorded if record["action"] == "patient.show"]
+    assert len(shows) == 1 and shows[0]["detail"] == {"outcome": "asked"}
+    unknown = _run(home, "show", "no-such-patient")
+    assert unknown.returncode and "no-such-patient" not in unknown.stderr
 
 
 def test_without_one_of_our_stores_nobody_is_erased_and_nothing_changes(

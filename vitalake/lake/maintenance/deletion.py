@@ -127,6 +127,20 @@ def drop_rows(
     return done
 
 
+def count_rows(table: Table, column: str, values: Collection[Value]) -> int:
+    """Return how many rows of a table's newest version have one of these values in a column of text or binary.
+
+    Raises:
+        ServiceUnavailable: storage cannot be read.
+    """
+    table.refresh()
+    by_name = column == patient_column(table.dataset)
+    files = table.snapshot().files.values()
+    searched = [file for file in files if not by_name or any(may_hold(file.path, value) for value in values)]
+    parts = (part for file in searched for part in read_file(table, file, columns=[column]))
+    return sum(has_value(part[column].combine_chunks(), values).true_count for part in parts)
+
+
 def _together(files: Sequence[StagedFile], most: int) -> Iterator[list[str | None]]:
     """Yield the days of these files in groups of at most ``most`` rows, or of one day."""
     rows: Counter[str | None] = Counter()
