@@ -175,5 +175,5 @@ def test_every_format_that_is_registered_has_messages_to_be_tested_with() -> Non
 
 
 def test_the_project_s_own_are_among_them() -> None:
-    assert list(mask_kinds()) == ["keep", "round", "cap", "generalise", "pseudonym", "redact", "drop"]
-    assert list(rule_kinds()) == ["pause", "share"]
+    assert {"keep", "round", "cap", "generalise", "pseudonym", "redact", "drop"} <= mask_kinds().keys()
+    assert {"pause", "share"} <= rule_kinds().keys()
