@@ -228,7 +228,8 @@ def _rules() -> str:
     sample = (Path(samples_file).parent / "limited-data-set.yaml").read_text()
     return (
         "# Rules\n\nRules are YAML files in the home's `governance` folder. "
-        "If several masks apply to a column, the most restrictive one is used. "
+        "If several masks apply to a column, only the most restrictive one is used; 'vitalake policy check' names the "
+        "rules that are not. "
         "A column without a class, or without a rule for its class, is not published. "
         "If a mask does not fit a column's type, the column is not published. "
         "`filter` leaves rows out and counts them. Unknown fields are refused. Installed packages can register "

@@ -1,7 +1,7 @@
 """The audit: records who has seen which patient's data, in tamper-evident chains."""
 
 from governance.audit.ending import recording_stop
-from governance.audit.events import ACTIONS, Action, AuditEvent, AuditSink, BatchAuditSink
+from governance.audit.events import ACTIONS, Action, AuditEvent, AuditSink, BatchAuditSink, is_code
 from governance.audit.lake_mark import beginning_mismatch, forget_beginning
 from governance.audit.listing import Seen, latest, who_saw
 from governance.audit.records import AuditBroken
@@ -22,6 +22,7 @@ __all__ = [
     "anchor_folder",
     "beginning_mismatch",
     "forget_beginning",
+    "is_code",
     "latest",
     "open_audit",
     "recording_stop",

@@ -74,13 +74,20 @@ def _check_formats(name: str) -> bool:
 
 def _document(plan: MaskPlan) -> dict[str, Any]:
     filters = [{"column": rule.column, "leaves_out": list(rule.values)} for rule in plan.filters]
-    return {"columns": plan.describe(), "filters": filters, "kept_identified": plan.dataset.restricted}
+    return {
+        "columns": plan.describe(),
+        "filters": filters,
+        "kept_identified": plan.dataset.restricted,
+        "unclear": [column.column.name for column in plan.unclear],
+    }
 
 
 def _print(plan: MaskPlan) -> None:
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
+
+    from governance.policy.masking import describe_unclear
 
     grid = Table(title=plan.dataset.name, title_justify="left", box=None, padding=(0, 2), header_style="bold")
     for name in ("column", "class", "what happens", "rule"):
@@ -90,9 +97,13 @@ def _print(plan: MaskPlan) -> None:
         held = f": {entry['holds']}" if entry["holds"] else ""
         what = Text("not published", style="yellow") if closed else Text(f"{entry['mask']}{held}")
         because = str(entry["rule"] or ("no rule for its class" if entry["class"] else "it has no class"))
+        because += f" (and not {entry['overruled']})" if entry["overruled"] else ""
         grid.add_row(str(entry["column"]), str(entry["class"] or "–"), what, because)
     console = Console(highlight=False)
     Console(highlight=False, width=None if console.is_terminal else 120).print(grid)
+    if plan.unclear:
+        why = "; ".join(f"{column.column.name}: {describe_unclear(column)}" for column in plan.unclear)
+        typer.echo(f"  current rows cannot be read, only {plan.dataset.name}_versions: {why}")
     for rule in plan.filters:
         typer.echo(f"  left out, and counted as filtered: rows whose {rule.column} is {', '.join(rule.values)}")
     kept = "also kept unmasked in the restricted zone, with identifying columns sealed"

@@ -6,6 +6,7 @@ import hashlib
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -14,14 +15,18 @@ from governance.policy.absent_reason import with_reason
 from governance.policy.closed_text import Rows, Unfit, describe_allowed, make_unfit, without
 from governance.policy.masks import Mask, fits, make_mask, mask_kind
 from governance.policy.rules import Filter, Policy, Rule
+from governance.policy.stand_ins import StandIns
 from vitalake.errors import PrivacyError
 from vitalake.keys import KeyRing
-from vitalake.lake.datasets.dataset import ALWAYS, Column, Dataset
+from vitalake.lake.datasets.dataset import ALWAYS, UNFIT_KEY, Column, Dataset
 from vitalake.lake.datasets.declared import dataset_names, load_dataset
 from vitalake.lake.tables.dictionaries import as_type, in_dictionaries
 from vitalake.lake.unlinkable.message_tokens import MessageTokens, without_partitions
 from vitalake.lake.unlinkable.own_times import end_of_day
 from vitalake.lake.unlinkable.unranked import Unranked, ranks, record_key
+
+DECIDING = ("version", "status", "attribution")
+"""Columns beside the key that tell which row of a record counts; only as they are can they tell it."""
 
 TOKENISED = "message-token"
 """Shown instead of a mask for a message's position that the rules keep: it is published as a token in any case."""
@@ -29,7 +34,7 @@ TOKENISED = "message-token"
 TOPIC = "topic"
 """Shown instead of ``keep`` for a message's source: only its topic is published, without the partition."""
 
-HIDING = "message-token-2"
+HIDING = "message-token-3"
 """The version of what is hidden whatever the rules say. A republication keeps it with the rules' version, so that one
 that was begun by code that hid something else is not resumed."""
 
@@ -45,6 +50,7 @@ class ColumnPlan:
         mask: the mask.
         holds: of text that is published as it came: in words, which texts it may hold; None: no other text is.
         unfit: finds the text of such a column that is not published.
+        overruled: ids of other rules that would do something else to the column, and do not.
     """
 
     column: Column
@@ -53,6 +59,7 @@ class ColumnPlan:
     mask: Mask | None = field(repr=False)
     holds: str | None = None
     unfit: Unfit | None = field(default=None, repr=False)
+    overruled: tuple[str, ...] = ()
 
     @property
     def published(self) -> bool:
@@ -90,6 +97,7 @@ class MaskPlan:
         filters: which rows are left out.
         tokens: makes tokens of messages' positions, whatever the rules say; None: the home has no key for it, and no
             positions are published. See ``writing_plan``.
+        stand_ins: tells records apart whose key has text that does not fit; None: as for tokens.
         unranked: removes, before any mask, what would show the order of rows from this system's own times and from
             versions; None: as for tokens.
     """
@@ -100,6 +108,22 @@ class MaskPlan:
     filters: tuple[Filter, ...]
     tokens: MessageTokens | None = field(default=None, repr=False)
     unranked: Unranked | None = field(default=None, repr=False)
+    stand_ins: StandIns | None = field(default=None, repr=False)
+
+    @property
+    def unclear(self) -> tuple[ColumnPlan, ...]:
+        """The columns that tell which row of a record counts, and whose published form no longer tells it.
+
+        A mask that makes different values equal would make one record of two, and hide one of them; without the status,
+        a withdrawn value would be shown.
+        """
+        key = {*record_key(self.dataset), UNFIT_KEY.name}
+        return tuple(
+            plan
+            for plan in self.columns
+            if (plan.column.name in key and not (plan.published and mask_kind(str(plan.mask_name)).distinct))
+            or (plan.column.name in DECIDING and plan.mask_name != "keep")
+        )
 
     def apply(self, batch: pa.RecordBatch, *, encoded: bool = False) -> Masked:
         """Return the rows as they may be published.
@@ -121,6 +145,9 @@ class MaskPlan:
         for plan in self.columns:
             name = plan.column.name
             kind = schema.field(name).type
+            if name == UNFIT_KEY.name and plan.published:
+                arrays.append(self._stand_ins(batch, unfit))  # the last column: the key's texts are known by now
+                continue
             if plan.mask is None or name not in names:
                 arrays.append(pa.nulls(batch.num_rows, kind))
                 continue
@@ -174,6 +201,14 @@ class MaskPlan:
         bad = None if plan.unfit is None else plan.unfit(batch)
         return masked if bad is None else without(masked, bad)
 
+    def _stand_ins(self, batch: pa.RecordBatch, unfit: dict[str, Rows]) -> pa.Array:
+        """Return the column ``unfit_key``: set where a text of the record's key does not fit, else null."""
+        key = record_key(self.dataset)
+        bad = [rows for name, rows in unfit.items() if name in key]
+        if not bad or self.stand_ins is None or not set(key) <= set(batch.schema.names):
+            return pa.nulls(batch.num_rows, UNFIT_KEY.type)
+        return self.stand_ins(np.logical_or.reduce(bad), self.dataset.name, [batch.column(name) for name in key])
+
     def _kept(self, batch: pa.RecordBatch) -> Rows | None:
         kept: Rows | None = None
         for rule in self.filters:
@@ -198,6 +233,7 @@ class MaskPlan:
                 "mask": self._shown(plan),
                 "published": plan.published,
                 "holds": plan.holds,
+                "overruled": ", ".join(plan.overruled) or None,
             }
             for plan in self.columns
         ]
@@ -206,6 +242,11 @@ class MaskPlan:
         if plan.token:
             return TOKENISED
         return TOPIC if plan.mask_name == "keep" and plan.column.name in self.dataset.sources else plan.mask_name
+
+
+def describe_unclear(plan: ColumnPlan) -> str:
+    """Return in words what the rules do to a column that tells which row of a record counts."""
+    return f"{plan.mask_name}, rule {plan.rule}" if plan.published else "not published"
 
 
 def _both(kept: Rows | None, with_value: Rows) -> Rows:
@@ -242,7 +283,7 @@ def compile_masks(policy: Policy, dataset: Dataset, keys: KeyRing) -> MaskPlan:
     if not keys.versions("message"):
         return MaskPlan(dataset, version, columns, filters)
     secret = keys.current("message").secret
-    return MaskPlan(dataset, version, columns, filters, MessageTokens(secret), Unranked(secret))
+    return MaskPlan(dataset, version, columns, filters, MessageTokens(secret), Unranked(secret), StandIns(secret))
 
 
 def _version_of_lists(policy: Policy, dataset: Dataset) -> str:
@@ -334,9 +375,11 @@ def _plan(policy: Policy, dataset: Dataset, column: Column, keys: KeyRing) -> Co
     strictest = max(applicable, key=_restriction)
     mask = make_mask(strictest.then, keys=keys, domain=data_class)
     _check_examples(strictest, column, mask)
+    others = {rule.id for rule in applicable if rule.then != strictest.then and mask_kind(str(rule.then.mask)).rank}
+    overruled = tuple(sorted(others))
     name = str(strictest.then.mask) if fits(strictest.then, column.type, data_class) else "drop"
     if not mask_kind(name).keeps or column.type != pa.string() or dataset.is_book:
-        return ColumnPlan(column, strictest.id, name, mask)
+        return ColumnPlan(column, strictest.id, name, mask, overruled=overruled)
     if not column.closed:
         raise RuleError(
             "Text would be published as it came, and nothing says what it may be",
@@ -344,7 +387,7 @@ def _plan(policy: Policy, dataset: Dataset, column: Column, keys: KeyRing) -> Co
             remedy="Declare values, a list or a form in the dataset, or let a rule mask the column.",
         )
     unfit = make_unfit(column, policy.lists)
-    return ColumnPlan(column, strictest.id, name, mask, describe_allowed(column, policy.lists), unfit)
+    return ColumnPlan(column, strictest.id, name, mask, describe_allowed(column, policy.lists), unfit, overruled)
 
 
 def _restriction(rule: Rule) -> tuple[int, float]:

@@ -9,11 +9,10 @@ from typing import Literal, NamedTuple
 
 import pyarrow as pa
 
-from governance.policy.masking import MaskPlan, compile_masks
+from governance.policy.masking import DECIDING, MaskPlan, compile_masks, describe_unclear
 from governance.policy.rules import load_policy
 from governance.query.fetched import fetch_folder
 from governance.query.relations import (
-    ATTRIBUTION,
     VERSION,
     Relation,
     as_known_at_name,
@@ -174,19 +173,25 @@ class Catalogue:
 
     @contextmanager
     def relations(
-        self, names: Iterable[str], *, identified: bool = False, subject: bytes | None = None
+        self,
+        names: Iterable[str],
+        *,
+        current: Collection[str] | None = None,
+        identified: bool = False,
+        subject: bytes | None = None,
     ) -> Iterator[list[Relation]]:
         """Yield relations, each of one version of its table; fetched files stay until the end.
 
         Args:
             names: of published datasets, or of their identified rows.
+            current: those among them whose current rows are read, and not only all rows; None: all of them.
             identified: whether identified rows may be among them. The caller has checked who asks.
             subject: if given, identified rows are of this patient only.
 
         Raises:
             InputError: there is no such dataset, its rows are identified and may not be, or its table has other
                 columns.
-            PrivacyError: the rules do not publish the columns that distinguish versions.
+            PrivacyError: the rules do not publish clearly which rows are current.
             Damaged: a file is gone or its content has changed; its table is not read.
             LakeError: a later release has written the lake.
         """
@@ -199,6 +204,9 @@ class Catalogue:
         with fetch_folder() as folder:
             try:
                 relations = [self._relation(name, storage, folder / name, subject) for name in names]
+                for relation in relations:
+                    if current is None or relation.name in current:
+                        _refuse_unclear(relation)
             finally:
                 marks.save()
             yield relations
@@ -208,28 +216,34 @@ class Catalogue:
 
         Raises:
             InputError: there is no such published dataset, or its table has other columns.
-            PrivacyError: the rules do not publish the columns that distinguish versions.
+            PrivacyError: the rules do not publish clearly which rows are current.
         """
         form = self._plan(name).dataset
         storage = open_storage(self._settings.lake_uri, self._settings.storage_options)
         check_readable(storage)
         table = Table(form, storage, zone="published") if storage.holds_table(f"published/{form.name}") else None
-        key = tuple(column for column in form.key if column != VERSION)
-        return Relation(name, self._readable_columns(name, table), key=key, paths=())
+        key = tuple(column for column in form.published_key if column != VERSION)
+        columns = self._readable_columns(name, table)
+        relation = Relation(name, columns, key=key, paths=(), unclear=self._unclear(name, columns))
+        _refuse_unclear(relation)
+        return relation
 
     def _readable_columns(self, name: str, table: Table | None) -> dict[str, str]:
-        columns, form = self.columns(name), self._form(name)
-        if table is not None:
-            # A column whose data class has changed is hidden until its rows are published again.
-            columns = {column: kind for column, kind in columns.items() if column not in table.state.republish}
-        needed = {*form.key} | ({ATTRIBUTION} & set(form.schema.names))
-        if not columns.keys() >= needed:
-            raise PrivacyError(
-                "The rules do not publish the columns that distinguish versions",
-                where=f"{name}: {', '.join(sorted(needed))}",
-                remedy="Publish these columns; they may be masked.",
-            )
-        return columns
+        columns = self.columns(name)
+        if table is None:
+            return columns
+        # A column whose data class has changed is hidden until its rows are published again.
+        return {column: kind for column, kind in columns.items() if column not in table.state.republish}
+
+    def _unclear(self, name: str, columns: Collection[str]) -> str:
+        """Return which columns tell no longer which row of a record counts, and why; empty: all do."""
+        if name in self._restricted:
+            return ""
+        plan = self._plan(name)
+        why = {each.column.name: describe_unclear(each) for each in plan.unclear}
+        needed = {*plan.dataset.published_key, *DECIDING} & set(plan.dataset.schema.names)
+        hidden = dict.fromkeys(needed - {*columns}, "not published, or to be published again")
+        return "; ".join(f"{column}: {reason}" for column, reason in sorted((hidden | why).items()))
 
     def _relation(self, name: str, storage: Storage, folder: Path, subject: bytes | None) -> Relation:
         form = self._form(name)
@@ -241,13 +255,23 @@ class Catalogue:
         return Relation(
             name,
             columns,
-            key=tuple(column for column in form.key if column != VERSION),
+            key=tuple(column for column in form.published_key if column != VERSION),
             paths=paths,
             others=others,
             differ=table is not None and table.state.differ,
             subject=only.hex() if only else "",
             sealed=tuple(self.sealed(name)) if zone == "restricted" else (),
+            unclear=self._unclear(name, columns),
             identifying=(SUBJECT.name, DEVICE_KEY.name, *(c.name for c in form.columns if c.data_class in IDENTIFYING)),
+        )
+
+
+def _refuse_unclear(relation: Relation) -> None:
+    if relation.unclear:
+        raise PrivacyError(
+            "The rules do not publish clearly which rows are current",
+            where=f"{relation.name} ({relation.unclear})",
+            remedy=f"Read {versions_name(relation.name)}, which has every row; or let the rules keep these columns.",
         )
 
 

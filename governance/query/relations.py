@@ -53,6 +53,8 @@ class Relation(msgspec.Struct, frozen=True):
         sealed: columns whose values are sealed. Each value is wrapped in a struct, so that DuckDB refuses to compare it
             with text, which would find nothing, or to concatenate it, which could not be opened.
         identifying: columns that say whom a row is about, masked or sealed.
+        unclear: why the current rows cannot be told from the others, so that there is only the view of all rows;
+            empty: they can.
     """
 
     name: str
@@ -64,6 +66,7 @@ class Relation(msgspec.Struct, frozen=True):
     others: tuple[str, ...] = ()
     sealed: tuple[str, ...] = ()
     identifying: tuple[str, ...] = ()
+    unclear: str = ""
 
 
 def versions_name(name: str) -> str:
@@ -85,10 +88,10 @@ def views(relation: Relation) -> list[str]:
     """Return the SQL statements that define a relation's views, in order."""
     versions, moment = quoted(versions_name(relation.name)), f"CAST({MOMENT} AS TIMESTAMPTZ)"
     rows = _all_rows_of_records(relation, versions) if relation.subject else versions
-    statements = [
-        f"CREATE VIEW {versions} AS {versions_sql(relation)}",
-        f"CREATE VIEW {quoted(relation.name)} AS {_latest(relation, rows)}",
-    ]
+    statements = [f"CREATE VIEW {versions} AS {versions_sql(relation)}"]
+    if relation.unclear:
+        return statements
+    statements.append(f"CREATE VIEW {quoted(relation.name)} AS {_latest(relation, rows)}")
     if AVAILABLE in relation.columns:
         known = f"(SELECT * FROM {rows} WHERE {quoted(AVAILABLE)} <= {moment})"  # noqa: S608
         name = quoted(as_known_at_name(relation.name))

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+import duckdb
 import pyarrow as pa
 
 from governance.access.principal import MissingPermission, Permission, Principal, require
-from governance.audit import Action, AuditEvent, AuditSink, open_audit
+from governance.audit import Action, AuditEvent, AuditSink, is_code, open_audit
 from governance.belonging import refuse_restored_lake
 from governance.query.catalogue import Catalogue
 from governance.query.engine import connect
@@ -105,7 +106,7 @@ class QueryService:
 
         Raises:
             MissingPermission: the role does not allow it.
-            InputError: no such dataset or column.
+            InputError: no such dataset or column, ``purpose`` is no code, or a value of ``where`` does not fit.
             PrivacyError: the lake was put back to a day before an erasure.
             VitaLakeError: the audit cannot be written; nothing was read.
         """
@@ -125,7 +126,13 @@ class QueryService:
                 where=dataset,
                 remedy=f"Give the moment with its time zone; the rules must publish {AVAILABLE}.",
             )
-        detail = {"dataset": dataset, "columns": ",".join(columns), "purpose": purpose, "where": ",".join(filters)}
+        if not purpose or not is_code(purpose):
+            raise InputError(
+                "Purpose is not a code",
+                where="purpose",
+                remedy="Use letters without accents, digits, - and ., as in 'audit-2026'; no pseudonym.",
+            )
+        detail = {"dataset": dataset, "columns": _listed(columns), "purpose": purpose, "where": _listed(filters)}
         classes = self.catalogue.columns_read(dataset, {*columns, *filters}).values()
         detail |= {"classes": ",".join(sorted(set(classes))), "rules": self.catalogue.rules}
         if as_known_at is not None:
@@ -145,8 +152,11 @@ class QueryService:
         if moment is not None:
             source = f"{quoted(as_known_at_name(dataset))}({text(moment.astimezone(UTC).isoformat())})"
         values: list[str | int | float] = []
+        kinds = self.catalogue.published_columns(dataset)
         for name, choices in where.items():
-            conditions.append(f"{quoted(name)} IN ({', '.join('?' * len(choices))})" if choices else "false")
+            # Cast, for else DuckDB may convert the column instead, and quote a value of it where that fails.
+            given = ", ".join([f"CAST(? AS {kinds[name]})"] * len(choices))
+            conditions.append(f"{quoted(name)} IN ({given})" if choices else "false")
             values += choices
         names = ", ".join(map(quoted, columns))
         select = f"SELECT {names} FROM {source} WHERE {' AND '.join(conditions)}"  # noqa: S608
@@ -159,6 +169,8 @@ class QueryService:
                 )
             connection = connect(relations, memory_mb=MEMORY_MB)
             try:
+                for name, choices in where.items():
+                    _refuse_unfit(connection, name, kinds[name], choices)
                 reader = connection.sql(select, params=values).to_arrow_reader(BATCH_ROWS)
                 yield pa.RecordBatch.from_pylist([], schema=reader.schema)  # carries the schema if there are no rows
                 yield from reader
@@ -230,7 +242,9 @@ class QueryService:
             seconds=queries.wait_seconds,
             waiting=lambda: log.info("query waits", extra={"count": queries.workers, "where": "queries.workers"}),
         )
-        readable = self.catalogue.relations(query.datasets, identified=identified, subject=subject)
+        readable = self.catalogue.relations(
+            query.datasets, current=query.current, identified=identified, subject=subject
+        )
         with query_slot, readable as relations:
             try:
                 yield lambda sql, rows, side_queries=None: run(
@@ -294,3 +308,25 @@ class QueryService:
         self, action: Action, principal: Principal, detail: dict[str, str], patients: tuple[str, ...] = ()
     ) -> None:
         self._audit.record(AuditEvent(action, principal.subject, principal.role, patients, detail))
+
+
+def _listed(names: Iterable[str]) -> str:
+    listed = ",".join(names)
+    return listed if len(listed) <= MOST_COLUMN_CHARACTERS else "all"
+
+
+def _refuse_unfit(
+    connection: duckdb.DuckDBPyConnection, column: str, kind: str, choices: Sequence[str | int | float]
+) -> None:
+    """Raise an error if one of the values that are asked for cannot be of a column's type; it does not show the value.
+
+    Raises:
+        InputError: one cannot.
+    """
+    try:
+        for choice in choices:
+            connection.execute(f"SELECT CAST(? AS {kind})", [choice]).fetchall()
+    except duckdb.Error:
+        raise InputError(
+            "A value of 'where' is not of its column's type", where=column, remedy=f"The column's type is {kind}."
+        ) from None

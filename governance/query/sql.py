@@ -41,6 +41,7 @@ class Query:
         digest: of the query without its literals: the same query about another patient has the same digest.
         names: every name in it, in lower case, columns among them.
         everything: whether it may read columns that it does not name.
+        current: the datasets of which it reads the current rows, those as known at a moment among them.
     """
 
     sql: str
@@ -48,6 +49,7 @@ class Query:
     digest: str
     names: frozenset[str] = frozenset()
     everything: bool = False
+    current: frozenset[str] = frozenset()
 
 
 def check(text: str, datasets: Collection[str]) -> Query:
@@ -74,7 +76,9 @@ def check(text: str, datasets: Collection[str]) -> Query:
             raise _refused("form")
         read = tuple(sorted({(relations | functions)[name] for name in used}))
         names = frozenset(name.name.lower() for name in tree.find_all(exp.Identifier))
-        return Query(sql, read, _digest(tree), names, _reads_everything(tree))
+        versions = set(map(versions_name, datasets))
+        current = frozenset((relations | functions)[name] for name in used - versions)
+        return Query(sql, read, _digest(tree), names, _reads_everything(tree), current)
     except (SqlglotError, RecursionError, ValueError):
         raise _refused("form") from None
 

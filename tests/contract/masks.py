@@ -95,6 +95,12 @@ class MaskContract:
                 assert str(mask(column).to_pylist()) == str(again(column).to_pylist()) == str(mask(column).to_pylist())
                 assert str(column.to_pylist()) == str(before)
 
+    def test_one_that_keeps_values_distinct_makes_no_two_equal(self) -> None:
+        for mask in self._made():
+            for column in self._columns() if self.kind.distinct else []:
+                given, masked = (list(map(repr, values.to_pylist())) for values in (column, mask(column)))
+                assert len(set(given)) == len(set(masked))
+
     def test_length_and_type_stay_and_null_is_null(self) -> None:
         for mask in self._made():
             for column in self._columns():

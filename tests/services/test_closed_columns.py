@@ -75,6 +75,7 @@ MESSAGES = {
         _condition("c1", f"I10 pt {WORDS[0]} tel {WORDS[1]}"),
         _condition("c2", "I50.9"),
         _condition("c3", "5550100", "http://snomed.info/sct"),
+        _condition("c4", f"J44 of {WORDS[0]}"),
     ],
 }
 
@@ -160,8 +161,13 @@ def test_words_and_numbers_where_a_diagnosis_belongs_are_not_published(home: Pat
     assert found == {("ICD10CM", None), ("ICD10CM", "I509"), ("SNOMEDCT", None)}
     kept = {row["code"] for row in _rows(home, "condition", "restricted")}
     assert "I509" in kept
-    assert len([code for code in kept if code.startswith(SEALED)]) == 2
+    assert len([code for code in kept if code.startswith(SEALED)]) == 3
     assert f"I10 pt {WORDS[0]} tel {WORDS[1]}" in _opened(home, "condition", "code")
+
+
+def test_of_diagnoses_whose_codes_do_not_fit_none_hides_another(home: Path) -> None:
+    counts = "SELECT code_system, count(*) FROM condition GROUP BY code_system ORDER BY code_system"
+    assert msgspec.json.decode(_run(home, "sql", counts, "--json"))["rows"] == [["ICD10CM", 3], ["SNOMEDCT", 1]]
 
 
 def test_no_word_is_readable_without_its_patients_key_in_any_file_of_the_lake(home: Path) -> None:
@@ -189,7 +195,7 @@ def test_what_is_not_published_is_counted_by_its_column_and_the_ledger_balances(
     summary = msgspec.json.decode(_run(home, "ledger", "--json"))
     assert summary["balanced"] is True
     assert summary["unfit"] == {
-        "condition.code": 2,
+        "condition.code": 3,
         "encounter.admission_type": 1,
         "encounter.discharge_disposition": 3,
         "ward_movement.unit": 2,

@@ -64,6 +64,7 @@ class MaskKind:
         classes: data classes that the mask is for; a column of any other class is dropped; None: all.
         keyed: whether its output depends on the home's key.
         keeps: whether values, or parts of them, can survive. Text that is kept must be closed, as with ``keep``.
+        distinct: whether different values always stay different, so that a record's key may have the mask.
         strictness: takes options; of two rules with this mask the one with the greater strictness removes more.
         revision: raise it when the mask's output for a value changes: it enters the version of the rules.
     """
@@ -77,6 +78,7 @@ class MaskKind:
     classes: frozenset[str] | None
     keyed: bool = False
     keeps: bool = False
+    distinct: bool = False
     strictness: Callable[[Any], float] = lambda _options: 0.0
     revision: int = 1
 

@@ -12,5 +12,6 @@ MASK = MaskKind(
     make=lambda _options, _key: lambda column: column,
     accepts=lambda _kind: True,
     classes=None,
+    distinct=True,
     keeps=True,
 )

@@ -100,5 +100,6 @@ MASK = MaskKind(
     make=_make,
     accepts=is_text,
     classes=None,
+    distinct=True,
     keyed=True,
 )

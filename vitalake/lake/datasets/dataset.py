@@ -187,6 +187,11 @@ class Dataset:
         """Return the columns that name a message's partition; published rows name only the topic."""
         return frozenset(column.token_with for column in self.columns if column.token_with)
 
+    @property
+    def published_key(self) -> tuple[str, ...]:
+        """Return the columns that identify a published row."""
+        return (*self.key, *(column.name for column in self.columns if column.name == UNFIT_KEY.name))
+
     def column(self, name: str) -> Column:
         """Return one column by its name."""
         return next(c for c in self.columns if c.name == name)
@@ -203,6 +208,14 @@ def holds_codes(dataset: Dataset, column: Column) -> bool:
     """
     return column.closed and column.data_class not in IDENTIFYING and column.name not in dataset.sources
 
+
+UNFIT_KEY = Column(
+    "unfit_key",
+    pa.binary(),
+    "record-identifier",
+    "keyed hash of the record's key, where a text of the key does not fit and is not published; else null",
+)
+"""The last column of a dataset whose key has closed text: made when rows are published, part of their key."""
 
 SUBJECT = Column("subject", pa.binary(), "subject", "keyed hash of the patient: whose key the sealed values need")
 DEVICE_KEY = Column("device_key", pa.binary(), "subject", "keyed hash of the device")

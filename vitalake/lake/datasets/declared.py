@@ -25,6 +25,7 @@ from vitalake.lake.datasets.dataset import (
     QUARANTINE,
     RECORD,
     TYPES,
+    UNFIT_KEY,
     Column,
     Dataset,
     FhirSource,
@@ -130,6 +131,8 @@ def parse_dataset(document: dict[str, Any], *, where: str, text: str = "") -> Da
     if declared.kind == RECORD:
         names = {column.name for column in columns}
         columns += [column for column in _standard() if column.name not in names]
+        if any(column.closed for column in columns if column.name in declared.key):
+            columns.append(UNFIT_KEY)
     dataset = Dataset(
         declared.name,
         declared.kind,

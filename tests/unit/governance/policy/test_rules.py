@@ -280,10 +280,18 @@ def test_a_mask_that_does_not_fit_a_column_is_shown_for_what_it_does(folder: Pat
     columns = _plans(_load(folder, *rules), keys)
     assert columns["comparator"] | {"class": ""} == {
         "column": "comparator", "class": "", "rule": "r", "mask": "drop", "published": False, "holds": None,
+        "overruled": None,
     }  # fmt: skip
     assert columns["value"]["published"]
     with pytest.raises(RuleError, match="partition"):
         _plans(_load(folder, _rule(what={"column": "effective_at"}, then={"mask": "redact"})), keys)
+
+
+def test_a_rule_that_another_one_switches_off_is_shown(folder: Path, keys: Any) -> None:
+    both = [_rule(id="round", then={"mask": "round", "digits": 1}), _rule(id="cap", then={"mask": "cap", "at": 90})]
+    value = _plans(_load(folder, *both), keys)["value"]
+    assert (value["rule"], value["overruled"]) == ("cap", "round")
+    assert _plans(_load(folder, *both), keys)["unit"]["overruled"] is None
 
 
 def test_rules_that_take_the_partitions_date_away_are_refused(tmp_path: Path, keys: Any) -> None:

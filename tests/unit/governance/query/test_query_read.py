@@ -124,6 +124,29 @@ def test_what_is_not_published_cannot_be_read_and_is_not_echoed(settings: Settin
         assert "--" not in str(caught.value)
 
 
+def test_a_value_of_another_type_than_its_column_is_refused_and_not_shown(settings: Settings) -> None:
+    for where in ({"value": ["Zz-4711"]}, {"effective_at": ["Zz-4711"]}, {"version": ["Zz-4711"]}):
+        with pytest.raises(InputError, match="not of its column's type") as refused:
+            _read(settings, where=where)
+        assert "Zz" not in str(refused.value)
+    assert _read(settings, where={"code": [8867]}).num_rows == 0, "a number is a text, too; no column is converted"
+
+
+@pytest.mark.parametrize("purpose", ["", "Prüfung", "who's", "x" * 1_001, "a\nb", "v1." + "a" * 32])
+def test_a_purpose_that_is_no_code_is_refused_before_anything_is_read(settings: Settings, purpose: str) -> None:
+    with pytest.raises(InputError, match="Purpose is not a code"):
+        _read(settings, purpose=purpose)
+
+
+def test_a_wide_dataset_is_recorded_without_its_list_of_columns(settings: Settings, monkeypatch: Any) -> None:
+    recorder = Recorder()
+    monkeypatch.setattr("governance.query.service.MOST_COLUMN_CHARACTERS", 10)
+    service = QueryService(settings, audit=recorder)
+    list(service.read("observation", columns=["value", "unit", "code"], principal=OFFICER, purpose="test"))
+    assert recorder.events[-1].detail["columns"] == "all"
+    assert "measurement" in recorder.events[-1].detail["classes"]
+
+
 def test_a_column_that_the_rules_no_longer_publish_is_not_offered_though_files_hold_it(
     settings: Settings, home: Path
 ) -> None:
@@ -138,7 +161,7 @@ def test_a_column_that_the_rules_no_longer_publish_is_not_offered_though_files_h
         "version: 1\nrules:\n  - {id: no-versions, what: {column: version}, then: {mask: drop}, reason: x, "
         "legal_basis: x, owner: x}\n"
     )
-    with pytest.raises(PrivacyError, match="the columns that distinguish versions"):
+    with pytest.raises(PrivacyError, match="clearly which rows are current"):
         _read(settings)
     for path in (home / "governance").iterdir():
         path.unlink()

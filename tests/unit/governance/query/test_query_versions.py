@@ -241,8 +241,45 @@ def test_rules_must_publish_the_attribution_as_they_do_the_version(settings: Set
         "version: 1\nrules:\n- {id: none, what: {column: attribution}, then: {mask: drop}, reason: test, "
         "legal_basis: none, owner: test}\n"
     )
-    with pytest.raises(PrivacyError, match="the columns that distinguish versions"):
+    with pytest.raises(PrivacyError, match="clearly which rows are current"):
         ask(settings, "SELECT value FROM observation")
+
+
+STAY = {"encounter_id": "v1." + "c" * 32, "patient_id": ONE, "unit": "Medicine", "version": 1}
+KEY_MASKED = [
+    ("ward_movement", "in_at", "generalise, unit: day", [{**STAY, "in_at": NOON}, {**STAY, "in_at": LATER}]),
+    ("ward_movement", "encounter_id", "redact", [{**STAY, "in_at": NOON}]),
+    (
+        "observation",
+        "status",
+        "drop",
+        [observation(1, 71.0), observation(1, None, version=2, status="entered-in-error")],
+    ),
+    ("observation", "version", "cap, at: 1", [observation(1, 71.0), observation(1, 72.0, version=2)]),
+]
+"""Rules that take from published rows what tells which of them are current: dataset, column, mask, rows."""
+
+
+@pytest.mark.parametrize(("dataset", "column", "mask", "rows"), KEY_MASKED)
+def test_where_the_rules_hide_which_rows_are_current_only_all_rows_can_be_read(
+    home: Path, dataset: str, column: str, mask: str, rows: list[dict[str, Any]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    publish(home / "lake", dataset, rows)
+    settings, what = load_settings(home), f"{{dataset: {dataset}, column: {column}}}"
+    ask(settings, f"SELECT 1 FROM {dataset}")  # noqa: S608
+    rule = f"id: hide, what: {what}, then: {{mask: {mask}}}, reason: test, legal_basis: none, owner: test"
+    (home / "governance" / "hide.yaml").write_text(f"version: 1\nrules:\n- {{{rule}}}\n")
+    for source in (dataset, f"{dataset}_as_known_at(TIMESTAMP '2026-03-05 12:00')"):
+        with pytest.raises(PrivacyError, match="clearly which rows are current") as refused:
+            ask(settings, f"SELECT 1 FROM {source}")  # noqa: S608
+        assert f"{dataset} ({column}: " in refused.value.where and f"{dataset}_versions" in refused.value.remedy
+    with pytest.raises(PrivacyError, match="clearly which rows are current"):
+        service = QueryService(settings, audit=Recorder())
+        list(service.read(dataset, columns=["patient_id"], principal=OFFICER, purpose="test"))
+    assert len(ask(settings, f"SELECT 1 FROM {dataset}_versions")) == len(rows)  # noqa: S608
+    assert main(["policy", "check", "--dataset", dataset, "--home", str(home)]) == 0
+    assert f"current rows cannot be read, only {dataset}_versions: {column}: " in capsys.readouterr().out
+    assert main(["lake", "view", dataset, "--home", str(home)]) == 12
 
 
 def test_the_command_answers_as_known_at(settings: Settings, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
