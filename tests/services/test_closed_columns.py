@@ -200,7 +200,7 @@ def test_what_is_not_published_is_counted_by_its_column_and_the_ledger_balances(
         "encounter.discharge_disposition": 3,
         "ward_movement.unit": 2,
     }
-    assert summary["by_job"]["condition"]["unfit"] == {"condition.code": 2}
+    assert summary["by_job"]["condition"]["unfit"] == {"condition.code": 3}
     assert "published without the text sent in ward_movement.unit: 2 rows" in _run(home, "ledger")
 
 
