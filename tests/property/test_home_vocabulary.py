@@ -86,7 +86,8 @@ def test_whatever_is_taken_as_a_pattern_is_read_alike_by_who_measures_it_and_who
 ) -> None:
     found = LinearPattern(pattern)
     try:
-        _ = openness(pattern), found.check()
+        openness(pattern)
+        found.check()
     except ValueError:
         return
     assert [found.fullmatch(text) for text in texts] == [

@@ -108,8 +108,8 @@ def form_in(file: File, pattern: str, source: str, *at: str | int) -> Form:
         raise file.refused(
             "Pattern cannot be used: names of people, or numbers such as dates of birth, can have this form, too",
             *at,
-            remedy=f"Leave at most {MOST_OPEN.letters} letters and {MOST_OPEN.digits} digits open, of ASCII alone and no dates, "
-            "and write out the rest, such as LAB-[0-9]{4}; or list the codes, such as GLU|CREA.",
+            remedy=f"Leave {MOST_OPEN.letters} letters and {MOST_OPEN.digits} digits open at most, in ASCII, no "
+            "date; write out the rest, such as LAB-[0-9]{4}; or list the codes, such as GLU|CREA.",
         ) from None
     except ValueError:
         raise file.refused(
