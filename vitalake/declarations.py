@@ -17,7 +17,7 @@ from typing import Any, TypeVar, TypeVarTuple
 import msgspec
 import yaml
 
-from vitalake.errors import SettingsError
+from vitalake.errors import SettingsError, VitaLakeError
 from vitalake.guarded import read_guarded, read_regular
 from vitalake.strict_yaml import explain, line_of, read_yaml
 
@@ -35,6 +35,9 @@ NAME = re.compile(r"[a-z][a-z0-9_]{0,59}")
 
 MOST_REMEMBERED = 1024
 """Results that each function of ``per_home`` caches, for all homes of a process together."""
+
+ENDINGS = frozenset({".yaml", ".yml"})
+"""Endings of YAML files, in small letters. Files end in the first; what ends in the other is refused, not ignored."""
 
 _home: Path | None = None
 _files: tuple[tuple[str, int, int], ...] = ()
@@ -92,11 +95,26 @@ def per_home(make: Callable[[*Given], T]) -> Callable[[*Given], T]:
     return of_home_in_use
 
 
+def is_yaml(path: Path, *, error: type[VitaLakeError] = SettingsError) -> bool:
+    """Return whether a file's name ends in ``.yaml``.
+
+    Raises:
+        error: it ends in ``.yml``, ``.YAML`` or the like: whoever wrote the file believes that it holds.
+    """
+    if path.suffix != ".yaml" and path.suffix.lower() in ENDINGS:
+        raise error(
+            "File would not be read: its name does not end in .yaml",
+            where=str(path),
+            remedy=f"Rename it to {path.stem}.yaml, or move it to another folder.",
+        )
+    return path.suffix == ".yaml"
+
+
 def _stamps(home: Path) -> tuple[tuple[str, int, int], ...]:
     """Return path, time and size of each file in which a home declares something."""
     found = []
     for kind in KINDS:
-        for path in sorted((home / kind).rglob("*.y*ml")):
+        for path in sorted(path for path in (home / kind).rglob("*") if path.suffix.lower() in ENDINGS):
             try:
                 status = path.stat()
             except OSError:  # a link to nowhere: reading the declaration raises the error
@@ -123,14 +141,14 @@ def declared(kind: str, home: Path | None) -> dict[str, Declared]:
     if folder and kind in FOLDERS:
         return _declared_folders(folder, FOLDERS[kind])
     found = {}
-    for path in sorted(folder.glob("*.y*ml")) if folder else ():
-        if path.name.startswith("."):  # an editor's
+    for path in sorted(folder.glob("*")) if folder else ():
+        if path.name.startswith(".") or not is_yaml(path):  # hidden: an editor's
             continue
-        if path.suffix != ".yaml" or not NAME.fullmatch(path.stem):
+        if not NAME.fullmatch(path.stem):
             raise SettingsError(
                 "Name of the declaration is not allowed",
                 where=str(path),
-                remedy="Begin it with a small letter, use only small letters, digits and _, and end it with .yaml.",
+                remedy="Begin it with a small letter, and use only small letters, digits and _.",
             )
         found[path.stem] = Declared(path.stem, path, of_home=True)
     return found
@@ -150,7 +168,7 @@ def _declared_folders(folder: Path, file: str) -> dict[str, Declared]:
                     "into it.",
                 )
             found[path.name] = Declared(path.name, path / file, of_home=True)
-        elif path.suffix in {".yaml", ".yml"}:
+        elif is_yaml(path):
             raise SettingsError(
                 "Declaration is not in a folder of its own",
                 where=str(path),
@@ -165,7 +183,7 @@ def doubt_of(home: Path) -> str:
     The declared class of a column decides how it is masked. Declarations are therefore guarded like the configuration.
     """
     for kind in KINDS:
-        for path in sorted((home / kind).glob("*/*.y*ml" if kind in FOLDERS else "*.y*ml")):
+        for path in sorted((home / kind).glob("*/*.yaml" if kind in FOLDERS else "*.yaml")):
             try:
                 _, doubt = read_guarded(path)
             except (OSError, UnicodeDecodeError):
