@@ -16,6 +16,7 @@ from typing import Any, TypeVar, TypeVarTuple
 
 import msgspec
 import yaml
+from msgspec import inspect
 
 from vitalake.errors import SettingsError, VitaLakeError
 from vitalake.guarded import read_guarded, read_regular
@@ -32,6 +33,10 @@ FOLDERS = {"tasks": "task.yaml"}
 
 NAME = re.compile(r"[a-z][a-z0-9_]{0,59}")
 """What a declaration may be called. Its name is the name of a file, a table or a task: it occurs in paths and SQL."""
+
+END = r"$(?!\n)"
+r"""The end of a text in the pattern of a field: in Python ``$`` also stands before a last line feed, and the JSON
+Schemas for editors know no ``\Z``."""
 
 MOST_REMEMBERED = 1024
 """Results that each function of ``per_home`` caches, for all homes of a process together."""
@@ -246,12 +251,37 @@ def convert(document: Any, form: type[T], *, where: str, text: str = "", at: Seq
         return msgspec.convert(document, form)
     except msgspec.ValidationError as error:
         why, _, path = str(error).partition(" - at `$")
+    inside, remedy = _steps(path.rstrip("`")), "Correct that line."
     if why.startswith(("Invalid enum value", "Invalid value")):  # msgspec quotes the value
         why = "the value is not one of those allowed"
-    inside = _steps(path.rstrip("`"))
-    number = "Write a number, without quotes, and an exponent with its sign: 1.0e+9."
-    remedy = number if why == "Expected `float`, got `str`" else "Correct that line."
+        if allowed := _allowed(form, inside):
+            remedy = f"Write one of: {', '.join(allowed)}."
+    elif why == "Expected `float`, got `str`":
+        remedy = "Write a number, without quotes, and an exponent with its sign: 1.0e+9."
     raise refused(f"Declaration does not fit: {why}", where=where, text=text, at=(*at, *inside), remedy=remedy)
+
+
+def _allowed(form: Any, steps: Sequence[str | int]) -> list[str]:
+    """Return the values that a structure allows at a place, where it lists them."""
+    found = _kinds(inspect.type_info(form))
+    for step in steps:
+        found = [kind for outer in found for kind in _inside(outer, step)]
+    return [str(value) for kind in found if isinstance(kind, inspect.LiteralType) for value in kind.values]
+
+
+def _inside(kind: inspect.Type, step: str | int) -> list[inspect.Type]:
+    if isinstance(kind, inspect.StructType):
+        return [inner for field in kind.fields if field.encode_name == step for inner in _kinds(field.type)]
+    if isinstance(kind, inspect.ListType):
+        return _kinds(kind.item_type)
+    return _kinds(kind.value_type) if isinstance(kind, inspect.DictType) else []
+
+
+def _kinds(kind: inspect.Type) -> list[inspect.Type]:
+    """Return the alternatives of a type, each without what is said of it for JSON Schemas."""
+    if isinstance(kind, inspect.UnionType):
+        return [inner for one in kind.types for inner in _kinds(one)]
+    return _kinds(kind.type) if isinstance(kind, inspect.Metadata) else [kind]
 
 
 def refused(

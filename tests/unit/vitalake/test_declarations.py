@@ -122,6 +122,7 @@ def test_a_value_that_is_none_of_the_allowed_ones_is_not_quoted() -> None:
     with pytest.raises(SettingsError) as refused:
         declarations.convert({"kind": "secret-word"}, _Closed, where="thing.yaml")
     assert "not one of those allowed" in str(refused.value) and "secret-word" not in str(refused.value)
+    assert refused.value.remedy == "Write one of: one, other."
 
 
 def test_a_file_that_is_not_yaml_is_named_with_its_line(home: Path) -> None:
