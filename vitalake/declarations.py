@@ -16,8 +16,9 @@ from typing import Any, TypeVar, TypeVarTuple
 
 import msgspec
 import yaml
+from msgspec import inspect
 
-from vitalake.errors import SettingsError
+from vitalake.errors import SettingsError, VitaLakeError
 from vitalake.guarded import read_guarded, read_regular
 from vitalake.strict_yaml import explain, line_of, read_yaml
 
@@ -33,8 +34,15 @@ FOLDERS = {"tasks": "task.yaml"}
 NAME = re.compile(r"[a-z][a-z0-9_]{0,59}")
 """What a declaration may be called. Its name is the name of a file, a table or a task: it occurs in paths and SQL."""
 
+END = r"$(?!\n)"
+r"""The end of a text in the pattern of a field: in Python ``$`` also stands before a last line feed, and the JSON
+Schemas for editors know no ``\Z``."""
+
 MOST_REMEMBERED = 1024
 """Results that each function of ``per_home`` caches, for all homes of a process together."""
+
+ENDINGS = frozenset({".yaml", ".yml"})
+"""Endings of YAML files, in small letters. Files end in the first; what ends in the other is refused, not ignored."""
 
 _home: Path | None = None
 _files: tuple[tuple[str, int, int], ...] = ()
@@ -92,11 +100,26 @@ def per_home(make: Callable[[*Given], T]) -> Callable[[*Given], T]:
     return of_home_in_use
 
 
+def is_yaml(path: Path, *, error: type[VitaLakeError] = SettingsError) -> bool:
+    """Return whether a file's name ends in ``.yaml``.
+
+    Raises:
+        error: it ends in ``.yml``, ``.YAML`` or the like: whoever wrote the file believes that it holds.
+    """
+    if path.suffix != ".yaml" and path.suffix.lower() in ENDINGS:
+        raise error(
+            "File would not be read: its name does not end in .yaml",
+            where=str(path),
+            remedy=f"Rename it to {path.stem}.yaml, or move it to another folder.",
+        )
+    return path.suffix == ".yaml"
+
+
 def _stamps(home: Path) -> tuple[tuple[str, int, int], ...]:
     """Return path, time and size of each file in which a home declares something."""
     found = []
     for kind in KINDS:
-        for path in sorted((home / kind).rglob("*.y*ml")):
+        for path in sorted(path for path in (home / kind).rglob("*") if path.suffix.lower() in ENDINGS):
             try:
                 status = path.stat()
             except OSError:  # a link to nowhere: reading the declaration raises the error
@@ -123,14 +146,14 @@ def declared(kind: str, home: Path | None) -> dict[str, Declared]:
     if folder and kind in FOLDERS:
         return _declared_folders(folder, FOLDERS[kind])
     found = {}
-    for path in sorted(folder.glob("*.y*ml")) if folder else ():
-        if path.name.startswith("."):  # an editor's
+    for path in sorted(folder.glob("*")) if folder else ():
+        if path.name.startswith(".") or not is_yaml(path):  # hidden: an editor's
             continue
-        if path.suffix != ".yaml" or not NAME.fullmatch(path.stem):
+        if not NAME.fullmatch(path.stem):
             raise SettingsError(
                 "Name of the declaration is not allowed",
                 where=str(path),
-                remedy="Begin it with a small letter, use only small letters, digits and _, and end it with .yaml.",
+                remedy="Begin it with a small letter, and use only small letters, digits and _.",
             )
         found[path.stem] = Declared(path.stem, path, of_home=True)
     return found
@@ -150,7 +173,7 @@ def _declared_folders(folder: Path, file: str) -> dict[str, Declared]:
                     "into it.",
                 )
             found[path.name] = Declared(path.name, path / file, of_home=True)
-        elif path.suffix in {".yaml", ".yml"}:
+        elif is_yaml(path):
             raise SettingsError(
                 "Declaration is not in a folder of its own",
                 where=str(path),
@@ -165,7 +188,7 @@ def doubt_of(home: Path) -> str:
     The declared class of a column decides how it is masked. Declarations are therefore guarded like the configuration.
     """
     for kind in KINDS:
-        for path in sorted((home / kind).glob("*/*.y*ml" if kind in FOLDERS else "*.y*ml")):
+        for path in sorted((home / kind).glob("*/*.yaml" if kind in FOLDERS else "*.yaml")):
             try:
                 _, doubt = read_guarded(path)
             except (OSError, UnicodeDecodeError):
@@ -228,12 +251,37 @@ def convert(document: Any, form: type[T], *, where: str, text: str = "", at: Seq
         return msgspec.convert(document, form)
     except msgspec.ValidationError as error:
         why, _, path = str(error).partition(" - at `$")
+    inside, remedy = _steps(path.rstrip("`")), "Correct that line."
     if why.startswith(("Invalid enum value", "Invalid value")):  # msgspec quotes the value
         why = "the value is not one of those allowed"
-    inside = _steps(path.rstrip("`"))
-    number = "Write a number, without quotes, and an exponent with its sign: 1.0e+9."
-    remedy = number if why == "Expected `float`, got `str`" else "Correct that line."
+        if allowed := _allowed(form, inside):
+            remedy = f"Write one of: {', '.join(allowed)}."
+    elif why == "Expected `float`, got `str`":
+        remedy = "Write a number, without quotes, and an exponent with its sign: 1.0e+9."
     raise refused(f"Declaration does not fit: {why}", where=where, text=text, at=(*at, *inside), remedy=remedy)
+
+
+def _allowed(form: Any, steps: Sequence[str | int]) -> list[str]:
+    """Return the values that a structure allows at a place, where it lists them."""
+    found = _kinds(inspect.type_info(form))
+    for step in steps:
+        found = [kind for outer in found for kind in _inside(outer, step)]
+    return [str(value) for kind in found if isinstance(kind, inspect.LiteralType) for value in kind.values]
+
+
+def _inside(kind: inspect.Type, step: str | int) -> list[inspect.Type]:
+    if isinstance(kind, inspect.StructType):
+        return [inner for field in kind.fields if field.encode_name == step for inner in _kinds(field.type)]
+    if isinstance(kind, inspect.ListType):
+        return _kinds(kind.item_type)
+    return _kinds(kind.value_type) if isinstance(kind, inspect.DictType) else []
+
+
+def _kinds(kind: inspect.Type) -> list[inspect.Type]:
+    """Return the alternatives of a type, each without what is said of it for JSON Schemas."""
+    if isinstance(kind, inspect.UnionType):
+        return [inner for one in kind.types for inner in _kinds(one)]
+    return _kinds(kind.type) if isinstance(kind, inspect.Metadata) else [kind]
 
 
 def refused(

@@ -13,7 +13,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from governance.errors import RuleError
 from vitalake.lake.datasets.dataset import Column, FormBy
+from vitalake.lake.datasets.declared import place_of
 from vitalake.vocabulary.forms import Fits, fits_of
 
 Rows = npt.NDArray[np.bool_]
@@ -27,11 +29,18 @@ def make_unfit(column: Column, lists: Mapping[str, frozenset[str]]) -> Unfit:
 
     Args:
         column: the column.
-        lists: the home's lists; a list that is missing counts as empty.
+        lists: the home's lists. Of a column that ships, a list that is missing counts as empty.
 
     Raises:
         SettingsError: the column names a form that does not exist.
+        RuleError: a column of the home names a list that does not exist: none of its texts would be published.
     """
+    if column.listed is not None and column.listed not in lists and (place := place_of(column, "list")) is not None:
+        raise RuleError(
+            "Column names a list that the rules do not have",
+            where=place,
+            remedy=f"Add it under 'lists' in a file of the rules. The lists are: {', '.join(sorted(lists)) or 'none'}.",
+        )
     if isinstance(column.form, FormBy):
         return _by_other(column.name, column.form)
     if column.form is not None:

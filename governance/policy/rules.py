@@ -20,6 +20,7 @@ import yaml
 from governance.errors import RuleError
 from governance.policy.masks.base import NoOptions
 from governance.policy.masks.registry import mask_kind
+from vitalake.declarations import is_yaml
 from vitalake.guarded import read_regular
 from vitalake.lake.datasets.classes import CLASSES, nearest
 from vitalake.strict_yaml import explain, line_of, read_yaml
@@ -122,13 +123,13 @@ class Policy:
 
 
 def load_policy(folder: Path) -> Policy:
-    """Return the rules of all ``*.yaml`` and ``*.yml`` files of a folder.
+    """Return the rules of all ``*.yaml`` files of a folder.
 
     Raises:
-        RuleError: the folder is missing or empty, or a file or rule is not valid. The error shows no values.
+        RuleError: the folder is missing or empty, a file or rule is not valid, or a file ends in ``.yml``, ``.YAML`` or
+            the like: its rules would silently not be applied. The error shows no values.
     """
-    # Both endings: a file that is not read would be a rule that is silently not applied.
-    files = sorted([*folder.glob("*.yaml"), *folder.glob("*.yml")])
+    files = sorted(path for path in folder.glob("*") if is_yaml(path, error=RuleError))
     if not files:
         raise RuleError(
             "No rules found", where=str(folder), remedy="Run 'vitalake init': nothing is published without rules."

@@ -15,6 +15,7 @@ from msgspec import Meta
 
 from vitalake import declarations
 from vitalake.clinical.records import code_number
+from vitalake.declarations import END
 from vitalake.errors import SettingsError
 from vitalake.vocabulary import load_vocabulary
 
@@ -89,7 +90,7 @@ class ItemForm(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     label: str
     unit: str
     codes: Annotated[list[str], Meta(min_length=1)]
-    statistics: Annotated[list[Annotated[str, Meta(pattern=f"^{_STATISTIC}$")]], Meta(min_length=1)]
+    statistics: Annotated[list[Annotated[str, Meta(pattern=f"^{_STATISTIC}{END}")]], Meta(min_length=1)]
 
 
 class DerivedForm(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

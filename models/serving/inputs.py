@@ -16,6 +16,7 @@ from models.artefact import Model
 from models.registry import Champion, RegistryGone
 from models.tasks import Task
 from vitalake.clinical.records import Stay
+from vitalake.declarations import ENDINGS
 from vitalake.errors import ModelError
 from vitalake.keys import KeyRing
 from vitalake.lake.datasets.declared import load_dataset
@@ -99,7 +100,7 @@ class Inputs:
 
 def _stamp(folder: Path) -> Stamp:
     found = []
-    for path in sorted([*folder.glob("*.yaml"), *folder.glob("*.yml")]):
+    for path in sorted(path for path in folder.glob("*") if path.suffix.lower() in ENDINGS):
         status = path.stat()
         found.append((path.name, status.st_mtime_ns, status.st_size))
     return tuple(found)

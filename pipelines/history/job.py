@@ -11,6 +11,7 @@ import msgspec
 import yaml
 
 from pipelines.history.warehouse import SILENCE_SECONDS
+from vitalake.declarations import END
 from vitalake.errors import SettingsError
 from vitalake.lake.datasets.declared import published_datasets
 from vitalake.strict_yaml import explain, read_yaml
@@ -22,7 +23,7 @@ SOURCES = tuple(sorted(path.stem for path in _SHIPPED.glob("*.yaml")))
 Maker = Literal["mimic-demo", "cinc-2012"]
 
 
-Source = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,60}$")]
+Source = Annotated[str, msgspec.Meta(pattern=rf"^[A-Za-z0-9][A-Za-z0-9_-]{{0,60}}{END}")]
 """A source's name: it stands in published rows, spans and file names, so it has only letters, digits, - and _."""
 
 

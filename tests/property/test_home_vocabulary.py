@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from tests.hl7 import obx, oru
 from tests.vocabularies import LAB, declare
 from vitalake import declarations
 from vitalake.vocabulary import load_vocabulary, shipped_vocabulary
+from vitalake.vocabulary.forms import LinearPattern
+from vitalake.vocabulary.openness import openness
 
 SHIPPED = shipped_vocabulary()
 CODES = st.sampled_from([*SHIPPED.codes, *SHIPPED.panels, "99999-5", "NEW", "glu"])
@@ -69,6 +72,27 @@ def test_adding_a_vocabulary_changes_the_fate_of_no_message_that_does_not_use_it
         before = _fates(values, name)
         declare(home, LAB)
         assert _fates(values, name) == before
+
+
+_PIECES = [*"AB01-[]^(){},|?*+.$é _/&~:d\\", "[A-B", "{1,2}", "\\d", "\\w", "[:alpha:]", "(?:", "\\.", "--", "&&"]
+
+
+@given(
+    st.lists(st.sampled_from(_PIECES), min_size=1, max_size=9).map("".join),
+    st.lists(st.text("AB01-[]^(){},|.$&:é _/d", max_size=5), min_size=5, max_size=50),
+)
+def test_whatever_is_taken_as_a_pattern_is_read_alike_by_who_measures_it_and_who_matches_it(
+    pattern: str, texts: list[str]
+) -> None:
+    found = LinearPattern(pattern)
+    try:
+        openness(pattern)
+        found.check()
+    except ValueError:
+        return
+    assert [found.fullmatch(text) for text in texts] == [
+        re.fullmatch(pattern, text, re.ASCII) is not None for text in texts
+    ]
 
 
 def test_every_conversion_of_what_ships_stays(tmp_path: Path) -> None:

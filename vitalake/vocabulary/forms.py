@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from importlib import resources
+from itertools import product
 from typing import Any
 
 import pyarrow as pa
@@ -62,8 +63,15 @@ class LinearPattern:
         except pa.ArrowInvalid:
             raise ValueError(self.pattern) from None
 
+    def any_of(self, texts: pa.Array) -> bool:
+        """Return whether one of several texts matches as a whole."""
+        return bool(pc.any(pc.match_substring_regex(texts, self._whole())).as_py())
+
     def _matches(self, text: str) -> bool:
-        return self._match(rf"\A(?:{self.pattern})\z", text)
+        return self._match(self._whole(), text)
+
+    def _whole(self) -> str:
+        return rf"\A(?:{self.pattern})\z"
 
     @staticmethod
     def _match(pattern: str, text: str) -> bool:
@@ -169,7 +177,26 @@ _WORDS = (
 
 
 MOST_OPEN = Openness(letters=2, digits=6)
-"""Most characters that the form of a home may leave open: three letters can be a name, seven digits a date of birth."""
+"""Most places that the form of a home may leave open: three letters can be a name, seven digits a date of birth."""
+
+_OPEN_IN_DATES = 5
+"""Digits that say a day if the century or the decade is written out."""
+
+_YEARS, _DAYS = range(1900, 2040), ((1, 5), (9, 28), (12, 3))
+
+
+@cache
+def _dates() -> pa.Array:
+    """Return dates of every year, with year, month and day in any usual order and any usual sign between them."""
+    found = set()
+    for year, (month, day) in product(_YEARS, _DAYS):
+        for y, m, d in (
+            (f"{year}", f"{month:02}", f"{day:02}"), (f"{year % 100:02}", f"{month:02}", f"{day:02}"),
+            (f"{year}", f"{month}", f"{day}"), (f"{year % 100:02}", f"{month}", f"{day}"),
+        ):  # fmt: skip
+            orders = ((y, m, d), (d, m, y), (m, d, y), (y, d, m))
+            found |= {sign.join(parts) for parts in orders for sign in ("", "/", ".", "-", " ")}
+    return pa.array(sorted(found), pa.string())
 
 
 class UnsafeForm(ValueError):
@@ -180,13 +207,15 @@ def own_form(pattern: str, source: str = "") -> Form:
     """Return the form that a home declares.
 
     Raises:
-        UnsafeForm: it leaves too many letters or digits open, or words that people type have it.
+        UnsafeForm: it leaves too many letters or digits open, or dates or other words that people type have it.
         ValueError: it is not a regular expression of RE2.
     """
     found = LinearPattern(pattern)
     found.check()
     left = openness(pattern)
     if left.letters > MOST_OPEN.letters or left.digits > MOST_OPEN.digits or any(map(found.fullmatch, _WORDS)):
+        raise UnsafeForm
+    if left.digits >= _OPEN_IN_DATES and found.any_of(_dates()):
         raise UnsafeForm
     return Form(found, source=source)
 

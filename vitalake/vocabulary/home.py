@@ -108,14 +108,15 @@ def form_in(file: File, pattern: str, source: str, *at: str | int) -> Form:
         raise file.refused(
             "Pattern cannot be used: names of people, or numbers such as dates of birth, can have this form, too",
             *at,
-            remedy=f"Leave at most {MOST_OPEN.letters} letters and {MOST_OPEN.digits} digits open and write out the "
-            "rest, such as LAB-[0-9]{4}; or list the codes, such as GLU|CREA.",
+            remedy=f"Leave {MOST_OPEN.letters} letters and {MOST_OPEN.digits} digits open at most, in ASCII, no "
+            "date; write out the rest, such as LAB-[0-9]{4}; or list the codes, such as GLU|CREA.",
         ) from None
     except ValueError:
         raise file.refused(
             "Pattern cannot be used: it is not a regular expression that RE2 and Python read alike",
             *at,
-            remedy="Write which characters a code has and how many, such as [A-Z][0-9]{2,4}; no look-around, no \\1.",
+            remedy="Write which characters a code has and how many, such as [A-Z][0-9]{2,4}; no look-around, no \\1, "
+            "no flags, no [:alpha:], no \\p; put \\ before a bracket that is meant as it stands.",
         ) from None
 
 

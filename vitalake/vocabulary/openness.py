@@ -1,14 +1,19 @@
-"""How many letters and digits of a text a regular expression leaves open: enough of them can be a name or a number.
+r"""How many letters and digits of a text a regular expression leaves open: enough of them can be a name or a number.
 
 A pattern such as ``[A-Z]{2,5}`` matches codes and surnames alike, and ``[0-9]{8}`` matches dates of birth. What a home
 declares may therefore leave only few characters open; the others are written out, as in ``LAB-[0-9]{4}`` or
 ``GLU|CREA``.
+
+RE2 matches the patterns, and Python's parser counts here. So only what both read alike is a pattern: characters,
+classes of them, ``\d``, ``\w``, groups, alternatives and repetitions.
 """
 
 from __future__ import annotations
 
 import re
+import string
 import warnings
+from collections.abc import Callable
 from importlib import import_module
 from typing import Any, NamedTuple
 
@@ -17,103 +22,115 @@ _parser: Any = import_module("re._parser")
 _op: Any = import_module("re._constants")
 
 UNLIMITED = 1_000
-"""Stands for a repetition without an end."""
+"""Stands for a repetition without an end, and for a place where any character of any script can stand."""
 
-_TRIED = [chr(code) for code in range(0x20, 0x7F)] + list("ÄÖÜäöüßéñçÅåØøŁł٣")
+_ESCAPED = r"\\(?:[dw]|(?!_)[!-/:-@\[-`{-~])"
+_PART = re.compile(
+    rf"{_ESCAPED}"
+    rf"|\[\^?(?:{_ESCAPED}|[^\[\]\\])+\]"  # [[:digit:]] is a class within a class in RE2, and a text in Python
+    r"|\((?:\?:|(?!\?))"  # (?i) and other flags, (?=…)
+    r"|\{[0-9]+(?:,[0-9]*)?\}"  # {,3} is a repetition in Python, and a text in RE2
+    r"|[^\\\[\](){}]|\)"
+)
+"""A part of a pattern that RE2 and Python read alike."""
 
 
 class Openness(NamedTuple):
-    """The most characters that a pattern leaves open, at places where more than one of their kind can stand."""
+    """The most places of a text at which a pattern leaves the letter, or the digit, open."""
 
     letters: int = 0
     digits: int = 0
 
-    def then(self, other: Openness) -> Openness:
-        """Return what this and another part leave open together."""
-        return Openness(self.letters + other.letters, self.digits + other.digits)
-
-    def times(self, count: int) -> Openness:
-        """Return what so many repetitions leave open."""
-        return Openness(self.letters * count, self.digits * count)
-
 
 def openness(pattern: str) -> Openness:
-    """Return how many letters and digits a pattern leaves open; alternatives count as the most that one of them does.
+    """Return at how many places of a text a pattern leaves letters and digits open.
+
+    A place is a class of characters, a choice between alternatives, or a part that can be missing. Of alternatives the
+    one that leaves most open counts.
 
     Raises:
-        ValueError: it is not a regular expression, or uses what only one of RE2 and Python has.
+        ValueError: it is not a regular expression, or Python and RE2 could read it in two ways.
     """
+    if not re.fullmatch(rf"(?:{_PART.pattern})*", pattern):
+        raise ValueError(pattern)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("error")  # [[:alpha:]] is another set in Python
+            warnings.simplefilter("error")  # &&, ||, -- and ~~ within a class
             tree = _parser.parse(pattern, re.ASCII)
     except (re.error, OverflowError, RecursionError, Warning):
         raise ValueError(pattern) from None
-    return _sequence(tree, chosen=False)
+    return Openness(*(_sequence(tree, kind).open for kind in (_is_letter, _is_digit)))
 
 
-def _sequence(items: Any, *, chosen: bool) -> Openness:
-    found = Openness()
-    for operator, argument in items:
-        found = found.then(_item(operator, argument, chosen=chosen))
+_Kind = Callable[[str], bool]
+
+
+def _is_letter(char: str) -> bool:
+    """Return whether a character is a letter; of another script than ASCII every character counts as one."""
+    return char in string.ascii_letters or not char.isascii()
+
+
+def _is_digit(char: str) -> bool:
+    return char in string.digits
+
+
+class _Left(NamedTuple):
+    """What a part leaves open of one kind of character, and whether it also has written-out ones."""
+
+    open: int = 0
+    written: bool = False
+
+
+def _sequence(items: Any, kind: _Kind) -> _Left:
+    found = [_item(operator, argument, kind) for operator, argument in items]
+    return _Left(sum(one.open for one in found), any(one.written for one in found))
+
+
+def _item(operator: Any, argument: Any, kind: _Kind) -> _Left:
+    if operator is _op.AT:
+        return _Left()
+    if operator is _op.LITERAL:
+        return _Left(written=kind(chr(argument)))
+    if operator in (_op.ANY, _op.NOT_LITERAL):
+        return _Left(UNLIMITED)
+    if operator is _op.IN:
+        return _Left(_of_class(argument, kind))
+    if operator is _op.SUBPATTERN:
+        return _sequence(argument[3], kind)
+    if operator is _op.BRANCH:
+        return _Left(_of_alternatives([_sequence(branch, kind) for branch in argument[1]]))
+    if operator in (_op.MAX_REPEAT, _op.MIN_REPEAT):
+        least, most = int(argument[0]), UNLIMITED if argument[1] is _op.MAXREPEAT else int(argument[1])
+        once = _sequence(argument[2], kind)
+        if once.open == 0 and once.written and least != most:
+            return _Left(1)  # A? is a choice, as (A|) is
+        return _Left(once.open * most, once.written)
+    raise ValueError(operator)  # possessive repetitions: RE2 has none
+
+
+def _of_alternatives(branches: list[_Left]) -> int:
+    """Return how many places alternatives leave open.
+
+    Texts that are written out, such as GLU|CREA, are one place. Of alternatives that leave something open themselves,
+    what is written out in them is one more: A[0-9]|B[0-9] is as open as [AB][0-9].
+    """
+    several = sum(branch.open > 0 for branch in branches) > 1
+    return max(branch.open + (branch.written and (several or branch.open == 0)) for branch in branches)
+
+
+def _of_class(members: Any, kind: _Kind) -> int:
+    """Return how many places a class of characters leaves open: one, or very many if it has whole other scripts."""
+    found = 0
+    for operator, given in members:
+        if operator is _op.LITERAL:
+            found = max(found, int(kind(chr(given))))
+        elif operator is _op.RANGE and given[1] < 0x80:
+            found = max(found, int(any(kind(chr(code)) for code in range(given[0], given[1] + 1))))
+        elif operator is _op.CATEGORY and given in _CATEGORIES:
+            found = max(found, int(any(map(kind, _CATEGORIES[given]))))
+        else:  # [^…], or a range of another script: two of its characters can be a whole name
+            return UNLIMITED
     return found
 
 
-def _item(operator: Any, argument: Any, *, chosen: bool) -> Openness:
-    """Return what a part leaves open; ``chosen``: it is repeated with a choice, so that its letters are open, too."""
-    if operator is _op.AT:
-        return Openness()
-    if operator is _op.LITERAL:
-        return Openness(int(chosen and chr(argument).isalpha()), int(chosen and chr(argument).isdigit()))
-    if operator in (_op.IN, _op.ANY, _op.NOT_LITERAL):
-        fitting = [char for char in _TRIED if _fits(operator, argument, char)]
-        letters, digits = (sum(map(kind, fitting)) for kind in (str.isalpha, str.isdigit))
-        return Openness(int(letters > 1), int(digits > 1))
-    if operator is _op.SUBPATTERN:
-        return _sequence(argument[3], chosen=chosen)
-    if operator is _op.BRANCH:
-        each = [_sequence(branch, chosen=chosen) for branch in argument[1]]
-        return Openness(max(one.letters for one in each), max(one.digits for one in each))
-    if operator in (_op.MAX_REPEAT, _op.MIN_REPEAT):
-        most = UNLIMITED if argument[1] is _op.MAXREPEAT else int(argument[1])
-        return _sequence(argument[2], chosen=chosen or (most > 1 and _has_choice(argument[2]))).times(most)
-    raise ValueError(operator)  # look-around, back-references: RE2 has none
-
-
-def _has_choice(items: Any) -> bool:
-    """Return whether a part has alternatives, or parts that can be missing."""
-    for operator, argument in items:
-        if operator is _op.BRANCH:
-            return True
-        if operator is _op.SUBPATTERN and _has_choice(argument[3]):
-            return True
-        if operator in (_op.MAX_REPEAT, _op.MIN_REPEAT) and (argument[0] != argument[1] or _has_choice(argument[2])):
-            return True
-    return False
-
-
-def _fits(operator: Any, argument: Any, char: str) -> bool:
-    if operator is _op.ANY:
-        return True
-    if operator is _op.NOT_LITERAL:
-        return ord(char) != argument
-    negated = argument[0][0] is _op.NEGATE
-    return negated != any(_is_in(kind, given, char) for kind, given in argument[negated:])
-
-
-def _is_in(kind: Any, given: Any, char: str) -> bool:
-    if kind is _op.LITERAL:
-        return ord(char) == given
-    if kind is _op.RANGE:
-        return bool(given[0] <= ord(char) <= given[1])
-    return re.fullmatch(_CATEGORIES[given], char, re.ASCII) is not None
-
-
-_CATEGORIES = {
-    _op.CATEGORY_DIGIT: r"\d",
-    _op.CATEGORY_NOT_DIGIT: r"\D",
-    _op.CATEGORY_SPACE: r"\s",
-    _op.CATEGORY_NOT_SPACE: r"\S",
-    _op.CATEGORY_WORD: r"\w",
-    _op.CATEGORY_NOT_WORD: r"\W",
-}
+_CATEGORIES = {_op.CATEGORY_DIGIT: string.digits, _op.CATEGORY_WORD: string.digits + string.ascii_letters}

@@ -59,7 +59,7 @@ class Reference(msgspec.Struct, gc=False):
 class ResourceMeta(msgspec.Struct, gc=False):
     """The parts of ``meta`` that order versions."""
 
-    versionId: Annotated[str, Meta(pattern=r"^[A-Za-z0-9.\-]{1,64}$")] | None = None
+    versionId: Annotated[str, Meta(pattern=r"^[A-Za-z0-9.\-]{1,64}\Z")] | None = None
     lastUpdated: str | None = None
 
 

@@ -16,6 +16,7 @@ from pipelines.formats.fhir.structs import Status
 from pipelines.formats.flat.profile_paths import Path, parse_path
 from pipelines.formats.flat.types import Layout, Types
 from pipelines.formats.shared.zones import Repeated, Zone
+from vitalake.declarations import is_yaml
 from vitalake.errors import SettingsError
 from vitalake.settings import Settings
 from vitalake.strict_yaml import explain, read_yaml
@@ -247,14 +248,15 @@ def load_profile(kind: type[_Profile], name: str, settings: Settings) -> _Profil
     """Return a profile of the home, or else a shipped one.
 
     Raises:
-        SettingsError: there is no such profile, or it is not valid; the error names the field.
+        SettingsError: there is no such profile, it is not valid, or a profile's file has another ending; the error
+            names the field.
     """
     own, shipped = settings.path(settings.profiles) / f"{name}.yaml", _SHIPPED / f"{name}.yaml"
+    known = sorted({p.stem for folder in (own.parent, _SHIPPED) for p in folder.glob("*") if is_yaml(p)})
     path = own if own.exists() else shipped
     try:
         text = path.read_text()
     except OSError:
-        known = sorted({p.stem for folder in (own.parent, _SHIPPED) for p in folder.glob("*.yaml")})
         raise SettingsError(
             "No such profile", where=f"{own}", remedy=f"Write it, or use one of: {', '.join(known)}."
         ) from None

@@ -84,6 +84,7 @@ def test_one_that_replaces_nothing_is_refused(home: Path) -> None:
         ("primary: 48", "primary: 47", r"primary moment.*task\.yaml:12 \(as_of\.primary\)"),
         ('unit: "/min"', "unit: bpm", r"another unit.*task\.yaml:24 \(features\.items\.heart_rate\.unit\)"),
         ("max_12h", "max_12d", r"task\.yaml:26 \(features\.items\.heart_rate\.statistics\.2\)"),
+        ("max_12h", '"max_12h\\n"', r"task\.yaml:26 \(features\.items\.heart_rate\.statistics\.2\)"),
         ('["3094-0"]', '["secret"]', r"not in the vocabulary.*task\.yaml:30 \(.*urea_nitrogen\.codes\.0\)"),
         ('["3094-0"]', '["8867-4"]', r"unit.*task\.yaml:29|listed twice.*task\.yaml:30"),
         ("horizon: 30", "title: 30", r"names a key twice.*task\.yaml:19"),

@@ -81,12 +81,30 @@ def test_the_declarations_of_the_home_whose_settings_were_loaded_hold(home: Path
     assert declarations.declared("datasets", None) == declarations.declared("datasets", tmp_path) == {}
 
 
-@pytest.mark.parametrize("name", ["Thing.yaml", "thing.yml", "a-b.yaml", "1.yaml"])
+@pytest.mark.parametrize("name", ["Thing.yaml", "a-b.yaml", "1.yaml"])
 def test_a_file_that_would_be_passed_over_in_silence_is_refused(home: Path, name: str) -> None:
     (home / "datasets").mkdir()
     (home / "datasets" / name).write_text(TEXT)
     with pytest.raises(SettingsError, match="Name of the declaration is not allowed"):
         declarations.declared("datasets", home)
+
+
+@pytest.mark.parametrize("kind", declarations.KINDS)
+@pytest.mark.parametrize("ending", ["yml", "YAML", "Yaml", "YML"])
+def test_a_file_of_another_ending_is_refused_and_not_ignored(home: Path, kind: str, ending: str) -> None:
+    (home / kind).mkdir()
+    for other in ("README.md", "thing.sql", "thing.yaml.swp", "thing.json", ".thing.yml"):
+        (home / kind / other).write_text("")
+    load_settings(home)
+    before = declarations._files
+    assert declarations.declared(kind, home) == {}
+    (home / kind / f"thing.{ending}").write_text(TEXT)
+    load_settings(home)
+    assert declarations._files != before, "and what was cached does not hold"
+    said = rf"does not end in \.yaml: .*{kind}/thing\.{ending}\. Rename it to thing\.yaml"
+    with pytest.raises(SettingsError, match=said) as refused:
+        declarations.declared(kind, home)
+    assert refused.value.exit_code == 10
 
 
 def test_a_declaration_that_is_a_folder_has_its_name_and_one_that_ships_is_named_by_it(home: Path) -> None:
@@ -104,6 +122,7 @@ def test_a_value_that_is_none_of_the_allowed_ones_is_not_quoted() -> None:
     with pytest.raises(SettingsError) as refused:
         declarations.convert({"kind": "secret-word"}, _Closed, where="thing.yaml")
     assert "not one of those allowed" in str(refused.value) and "secret-word" not in str(refused.value)
+    assert refused.value.remedy == "Write one of: one, other."
 
 
 def test_a_file_that_is_not_yaml_is_named_with_its_line(home: Path) -> None:

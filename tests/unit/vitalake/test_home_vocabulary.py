@@ -219,7 +219,12 @@ def test_a_pattern_that_would_take_ages_elsewhere_takes_none(tmp_path: Path) -> 
     [
         "[A-Z]{2,5}", "[A-Z][A-Z0-9]{1,7}", "[A-Z][a-z]{2,5}", ".{1,6}", ".{13,16}", r"\w+", r"\S{3}", "[^0-9]{3}",
         "(A|B|C|DE){2,6}", "(A?B?C?){4}", "(?i:[a-z]{3})", "[0-9]{6}", "[0-9]{8}", "[0-9]{9}", r"\d{3}-\d{2}-\d{4}",
-        "[A-Z][0-9]{7}", r"\p{L}{3,6}", "[[:alpha:]]{3}", r"X\d{3,}",
+        "[A-Z][0-9]{7}", r"\p{L}{3,6}", "[[:alpha:]]{3}", r"X\d{3,}", "[Α-Ω]{2,20}", "[А-ЯЁ][а-яё]+", "[א-ת]{2,9}",
+        "[ا-ي]{2,9}", "[가-힣]{2,4}", "[一-龥]{2}", "[٠-٩]{8,12}", "[０-９]{8}", "[^A-Z]{2}", "..",
+        "[0-9]{2}/[0-9]{2}/(19|20)[0-9]{2}", "(19|20)[0-9]{2}/[0-9]{2}/[0-9]{2}", r"[0-9]{2}\.[0-9]{2}\.[0-9]{2}",
+        "[0-9]{1,2}-[0-9]{1,2}-19[0-9]{2}", "[7][0-9]{5}", "[0-3][0-9] [01][0-9] 19[0-9]{2}",
+        "(?:0|1|2|3|4|5|6|7|8|9|)" * 9 + "M", "?".join("ABCDEFGHIJKLMNOPQRSTUVWXYZ") + "?", "(AN|BE)(DO|RE)(NA|LA)",
+        "A[A-Z]{2}|B[A-Z]{2}", "[A0][N0][N0]",
     ],
 )  # fmt: skip
 def test_a_form_that_names_or_numbers_of_patients_can_have_is_refused(tmp_path: Path, form: str) -> None:
@@ -232,10 +237,27 @@ def test_a_form_that_names_or_numbers_of_patients_can_have_is_refused(tmp_path: 
 
 
 @pytest.mark.parametrize(
+    "form",
+    [
+        "[A-Z][A-Z[:digit:]]{2,20}", "LAB-[A-Z[:digit:]]+", "L[0-9[:upper:]]{2,12}", "K[^[:space:]]{3,20}",
+        "[]A]", "[A&&B]", "[+--]", "[A||B]", "[A~~B]", "A{,3}", "(?i)A", "(?s:.)", r"\x41", r"\QA\E", r"\pL", r"A\b",
+        "(?P<code>A)", "A++", "(?>A)",
+    ],
+)  # fmt: skip
+def test_a_form_that_two_readers_could_take_in_two_ways_is_refused(tmp_path: Path, form: str) -> None:
+    """MUELLER was published as a code of the form [A-Z][A-Z[:digit:]]{2,20}, of which Python read two letters."""
+    declare(tmp_path, f"forms: {{open: {{form: '{form}', source: s}}}}")
+    with pytest.raises(SettingsError, match=r"RE2 and Python read alike: .*lab\.yaml:1"):
+        load_forms()
+
+
+@pytest.mark.parametrize(
     ("form", "code"),
     [
         ("LAB-[0-9]{4}", "LAB-0815"), ("GLU|CREA|HBA1C", "HBA1C"), ("I[0-9]{1,6}", "I123456"),
         (r"[A-Z][0-9]{2}(\.([0-9]{1,2}|-))?[+*!]?", "E11.90"), ("[A-Z]{2}[0-9]{2,4}", "NA01"), ("A{3}[0-9]", "AAA7"),
+        ("GLÜ|KREA-[A-Z]{2}|N[0-9]{4}", "GLÜ"), (r"[0-9]{1,5}-[0-9]", "2345-7"), ("20[0-9]{4}", "200101"),
+        ("LAB-(?:GLU|CREA)", "LAB-CREA"), (r"\w\d\.[_\]]", "A1.]"),
     ],
 )  # fmt: skip
 def test_a_form_that_writes_out_all_but_few_characters_is_taken(tmp_path: Path, form: str, code: str) -> None:

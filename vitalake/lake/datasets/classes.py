@@ -46,7 +46,9 @@ CLASSES: dict[str, DataClass] = {
     ),
     "measurement": DataClass("a measured value, a score or an answer"),
     "measurement-code": DataClass("what was measured, in which unit, and whether it counts"),
-    "medical-record-number": DataClass("the patient's number in the hospital", sealed=True, repeats=True),
+    "medical-record-number": DataClass(
+        "the patient's number in the hospital; a home's datasets cannot have it", sealed=True, repeats=True
+    ),
     "medication-code": DataClass("medicine and route: a code of a classification, no words"),
     "name": DataClass("name of a person", sealed=True),
     "patient-identifier": DataClass("the source's number of the patient, a text", sealed=True, repeats=True),

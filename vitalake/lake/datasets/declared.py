@@ -14,7 +14,7 @@ import msgspec
 import pyarrow as pa
 
 from vitalake import declarations
-from vitalake.declarations import Declared
+from vitalake.declarations import END, Declared
 from vitalake.errors import SettingsError
 from vitalake.lake.datasets.classes import CLASSES, nearest
 from vitalake.lake.datasets.dataset import (
@@ -32,8 +32,9 @@ from vitalake.lake.datasets.dataset import (
     FormBy,
     OneOf,
 )
-from vitalake.lake.datasets.names import MADE, OWN_COLUMNS, taken
+from vitalake.lake.datasets.names import MADE, OWN_COLUMNS, SQL_WORDS, taken
 from vitalake.strict_yaml import read_yaml
+from vitalake.vocabulary.forms import OF_VOCABULARY, load_forms
 
 _SHIPPED = Path(str(resources.files("vitalake"))) / "datasets"
 
@@ -42,9 +43,9 @@ MOST_DAYS = date(2000, 1, 1).toordinal()
 
 _MOST_REVISIONS = 1_000_000
 
-_Name = Annotated[str, msgspec.Meta(pattern=r"^[a-z][a-z0-9_]{0,59}$")]
+_Name = Annotated[str, msgspec.Meta(pattern=rf"^[a-z][a-z0-9_]{{0,59}}{END}")]
 _Text = Annotated[str, msgspec.Meta(min_length=1, max_length=500)]
-_Class = Annotated[str, msgspec.Meta(pattern=r"^[a-z][a-z-]{0,59}$", extra_json_schema={"enum": list(CLASSES)})]
+_Class = Annotated[str, msgspec.Meta(pattern=rf"^[a-z][a-z-]{{0,59}}{END}", extra_json_schema={"enum": list(CLASSES)})]
 _Type = Literal["binary", "bool", "date", "float64", "int16", "int32", "int64", "string", "timestamp"]
 
 
@@ -82,7 +83,7 @@ class OneOfDeclaration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class FhirDeclaration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The declaration of how a FHIR feed fills the dataset; see ``FhirSource``."""
 
-    resource: Annotated[str, msgspec.Meta(pattern=r"^[A-Z][A-Za-z]{1,59}$")]
+    resource: Annotated[str, msgspec.Meta(pattern=rf"^[A-Z][A-Za-z]{{1,59}}{END}")]
     skip: _Text | None = None
 
 
@@ -220,9 +221,7 @@ def _contradictions(dataset: Dataset) -> list[_Contradiction]:
         check_names(at, "Derived column lacks its source", *(column.completed_years or ()), column.token_with)
         if column.data_class is not None and column.data_class not in CLASSES:
             problems.append(((*at, "class"), "Class is not known", f"Correct it. {nearest(column.data_class)}"))
-        if not _closed_once(column, types.keys()):
-            remedy = "Give it the type string, and one of values, list or form."
-            problems.append((at, "Column says in two ways which texts it may hold, or is not text", remedy))
+        problems += [((*at, *field), what, remedy) for field, what, remedy in _misclosed(column, columns)]
         if column.hashed and column.type != pa.binary():
             problems.append((at, "A column that is hashed is not binary", "Declare the type binary."))
         problems += [(at, what, remedy) for what, remedy in _misfits(column, columns)]
@@ -272,11 +271,39 @@ def _open_text(column: Column) -> bool:
     return column.type == pa.string() and column.data_class not in IDENTIFYING
 
 
-def _closed_once(column: Column, names: Any) -> bool:
-    given = sum(bool(way) for way in (column.values, column.listed, column.form))
-    if isinstance(column.form, FormBy) and column.form.column not in names:
-        return False
-    return given <= 1 and (not given or column.type == pa.string())
+def _misclosed(column: Column, columns: Mapping[str, Column]) -> Iterator[_Contradiction]:
+    """Yield why what a column says of the texts that it may hold does not hold; the place is within the column."""
+    given = [
+        name
+        for name, way in (("values", column.values), ("list", column.listed), ("form", column.form))
+        if way is not None and way != ()
+    ]
+    if len(given) > 1:
+        yield (given[1],), "Column says in two ways which texts it may hold", f"Keep one of {' and '.join(given)}."
+    if given and column.type != pa.string():
+        remedy = f"Declare the type string, or leave {given[0]} out."
+        yield (given[0],), "Column says which texts it may hold, and is not text", remedy
+    if not isinstance(column.form, FormBy):
+        return
+    other = columns.get(column.form.column)
+    if other is None or other.type != pa.string() or other.name == column.name:
+        texts = ", ".join(name for name, of in columns.items() if of.type == pa.string() and name != column.name)
+        yield ("form", "by"), "form.by does not name a text column", f"Name another column: {texts or 'there is none'}."
+    if not column.form.forms:
+        remedy = f"Write them, such as {{by: {column.form.column or 'OTHER_COLUMN'}, VALUE: FORM}}."
+        yield ("form",), "form names no value of the other column, so that no text would fit", remedy
+
+
+def place_of(column: Column, field: str) -> str | None:
+    """Return file and line of a field of a column that the home in use declares; None: the home does not declare it."""
+    for found in where_declared().values():
+        if not found.of_home or column not in load_dataset(found.name).columns:
+            continue
+        document, text = declarations.read(found)
+        place = next((i for i, one in enumerate(document["columns"]) if one["name"] == column.name), None)
+        if place is not None:
+            return declarations.refused("", where=found.where, text=text, at=("columns", place, field)).where
+    return None
 
 
 def json_schema() -> dict[str, Any]:
@@ -378,6 +405,7 @@ def _home_problems(dataset: Dataset) -> list[_Contradiction]:
     if not {name for name in dataset.key if not columns[name].counts}:
         problems.append((("key",), "Key has no column that names the record", "Add the column with the record's name."))
     known, standard = _shipped_columns(), {column.name: column for column in _standard()}
+    stays = [column for column in dataset.columns if column.data_class == "encounter-identifier"]
     for place, column in enumerate(dataset.columns):
         at = ("columns", place)
         if column.name in standard and _publishing(column) != _publishing(standard[column.name]):
@@ -386,10 +414,25 @@ def _home_problems(dataset: Dataset) -> list[_Contradiction]:
         if column.data_class is None:
             problems.append((at, "Column has no class: no rule could apply to it", "Give it a class."))
         if column.name in known and known[column.name] != (column.data_class, column.type):
-            remedy = f"Declare class {known[column.name][0]}, type {known[column.name][1]}; or give it another name."
+            data_class, kind = known[column.name]
+            allowed = f"Declare class {data_class}, type {kind}; or g" if data_class not in _PATIENTS_OWN else "G"
+            remedy = f"{allowed}ive it another name."
             problems.append((at, "Column has another class or type than in the project's datasets", remedy))
+        if column.data_class == "encounter-identifier" and column != stays[0]:
+            # An erasure takes every such number for one of the patient's own stays: see pipelines/erasure.
+            what = "A second column has the class encounter-identifier, whose numbers are the patient's own stays"
+            problems.append(((*at, "class"), what, "Give it the class free-text, which is sealed."))
+        problems += [((*at, "form", *value), what, remedy) for value, what, remedy in _unknown_forms(column)]
         problems += [(at, what, remedy) for what, remedy in _unsafe(column)]
     return problems
+
+
+def _unknown_forms(column: Column) -> Iterator[_Contradiction]:
+    """Yield which forms that a column names there are not; the place is within the field ``form``."""
+    named = column.form.forms if isinstance(column.form, FormBy) else (("", column.form),)
+    for value, form in named:
+        if form is not None and form not in (known := [*load_forms(), *OF_VOCABULARY]):
+            yield (value,) if value else (), "There is no such form", f"The forms are: {', '.join(known)}."
 
 
 def _unsafe(column: Column) -> Iterator[tuple[str, str]]:
@@ -397,10 +440,19 @@ def _unsafe(column: Column) -> Iterator[tuple[str, str]]:
     data_class = column.data_class
     if column.name in OWN_COLUMNS or MADE in column.name:
         yield "Column has a name that the lake uses itself", "Give it another name."
-    if column.name == "status" and not _open_text(column):
+    if column.name in SQL_WORDS:
+        yield "Column has a name that SQL takes as a word of its own", "Give it another name."
+    if column.name == "status" and not (data_class == "record-version" and column.values):
+        # Of another class, a status that is not declared becomes null, and an older version of the row would count.
         yield (
-            "status is not text: it says whether a row counts",
-            "Declare the type string and a class that is not sealed, or give the column another name.",
+            "status says whether a row counts, and is not declared so",
+            "Declare type: string, class: record-version and values, such as [completed, entered-in-error]; or give "
+            "the column another name.",
+        )
+    if data_class in _PATIENTS_OWN:
+        yield (
+            f"Column has the class {data_class}, whose numbers an erasure takes for the patient's own",
+            "The patient is patient_id. Give another number the class free-text, which is sealed, and another name.",
         )
     if data_class is not None and CLASSES[data_class].ours:
         yield "Only the lake's own columns have this class", "Give it another class."
@@ -426,6 +478,11 @@ def _unsafe(column: Column) -> Iterator[tuple[str, str]]:
             "Text that is not limited to a set or a form would be kept in clear",
             "Give it values, a list or a form; or give it the class free-text, which is sealed.",
         )
+
+
+_PATIENTS_OWN = frozenset({"medical-record-number"})
+"""Classes that a home cannot declare, because its columns could have another person's numbers, such as the mother's:
+an erasure of the child (pipelines/erasure) would search for them as for the child's."""
 
 
 def _publishing(column: Column) -> Column:

@@ -19,14 +19,19 @@ _OF_ENGINES = ("duckdb_", "information_schema", "pg_", "sqlite_")
 
 SQL_WORDS = frozenset(
     """
-    all analyse analyze and any array as asc asymmetric both case cast check collate column constraint create default
-    deferrable desc describe distinct do else end except false fetch for foreign from group having in initially
-    intersect into lambda lateral leading limit not null offset on only or order pivot pivot_longer pivot_wider placing
-    primary qualify references returning select show some summarize symmetric table then to trailing true union unique
-    unpivot using variadic when where window with
+    all alter analyse analyze and anti any array as asc asof asymmetric at authorization between binary both by case
+    cast check collate collation column concurrently constraint create cross cube current_catalog current_date
+    current_time current_timestamp current_user default deferrable desc describe distinct do drop else end except
+    false fetch for force foreign freeze from full glob grant group having if ilike in initially inner insert
+    install intersect into is isnull join lambda lateral leading left like limit localtime localtimestamp lock map
+    natural not notnull null offset on only or order outer overlaps partitioned_by pivot pivot_longer pivot_wider
+    placing positional primary qualify references regexp returning revoke right rlike rollback rollup select semi
+    session_user show similar some summarize symmetric table tablesample then to trailing true uncache union unique
+    unpack unpivot using values variadic verbose when where window with xor
     """.split()
 )
-"""The words that SQL reserves: a table with such a name is found in quotes only."""
+"""Words that DuckDB or sqlglot takes for something else where the name of a table or a column stands without quotes.
+``tests/unit/vitalake/lake/sql_words.py`` makes the list from the keywords of both, by trying each."""
 
 OWN_COLUMNS = frozenset(
     {
@@ -48,4 +53,4 @@ def taken(name: str) -> str:
         return "holds two underscores in a row, as the names that queries make do"
     if name.startswith(_OF_ENGINES):
         return "begins like the tables of a database itself"
-    return "is a word that SQL reserves" if name in SQL_WORDS else ""
+    return "is a word of SQL itself" if name in SQL_WORDS else ""

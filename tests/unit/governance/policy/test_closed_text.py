@@ -20,6 +20,7 @@ from vitalake.errors import SettingsError
 from vitalake.keys import Key, KeyRing
 from vitalake.lake.datasets.dataset import Column, Dataset
 from vitalake.lake.datasets.declared import load_dataset, parse_dataset, published_datasets
+from vitalake.settings import load_settings
 from vitalake.vocabulary.forms import fits_of, unit_to_show
 
 KEYS = KeyRing({"pseudonym": (Key("pseudonym", "v1", b"1" * 32),)}, {"pseudonym": "v1"})
@@ -85,16 +86,35 @@ def test_text_of_which_nothing_is_said_is_refused_whatever_dataset_declares_it(t
 
 
 @pytest.mark.parametrize(
-    "column",
+    ("column", "said"),
     [
-        {"values": ["x"], "list": "wards"},
-        {"form": {"by": "nobody", "s": "loinc"}},
-        {"type": "float64", "form": "loinc"},
+        ({"values": ["x"], "list": "wards"}, "in two ways.*columns.0.list.*Keep one of values and list"),
+        ({"form": {"by": "nobody", "s": "loinc"}}, "form.by does not name a text column.*Name another column: by"),
+        ({"type": "float64", "form": "loinc"}, "and is not text.*columns.0.form"),
     ],
 )
-def test_a_column_that_says_it_twice_or_is_no_text_is_refused(column: dict[str, Any]) -> None:
-    with pytest.raises(SettingsError, match="which texts"):
+def test_a_column_that_says_it_twice_or_is_no_text_is_refused(column: dict[str, Any], said: str) -> None:
+    with pytest.raises(SettingsError, match=said):
         _dataset(**column)
+
+
+def test_a_list_that_the_rules_do_not_have_is_told_with_the_line_of_the_column(home: Path) -> None:
+    """Every text of the column became null, in silence."""
+    (home / "datasets").mkdir()
+    (home / "datasets" / "bed.yaml").write_text(
+        "name: bed\nkind: record\nkey: [bed_id, version]\nday_of: seen_at\ncolumns:\n"
+        "  - {name: bed_id, type: binary, class: record-identifier, hashed: true, description: x}\n"
+        "  - {name: seen_at, type: timestamp, class: date-of-service, description: x}\n"
+        "  - {name: room, type: string, class: care-location, list: rooms, description: x}\n"
+    )
+    load_settings(home)
+    rules = home / "rules"
+    copy_samples(rules)
+    said = r"a list that the rules do not have: .*bed\.yaml:8 \(columns\.2\.list\)\. .*lists are: wards\."
+    with pytest.raises(RuleError, match=said):
+        compile_masks(load_policy(rules), load_dataset("bed"), KEYS)
+    (rules / "rooms.yaml").write_text("version: 1\nlists: {rooms: [A1]}\n")
+    assert compile_masks(load_policy(rules), load_dataset("bed"), KEYS).columns[2].unfit is not None
 
 
 def test_a_pseudonym_or_a_redacted_column_needs_no_form(tmp_path: Path) -> None:

@@ -174,9 +174,13 @@ def test_a_key_that_stands_twice_is_refused(tmp_path: Path) -> None:
     assert caught.value.where.startswith("rules.yaml:")
 
 
-def test_both_endings_of_yaml_are_read(tmp_path: Path) -> None:
-    (tmp_path / "more.yml").write_text(yaml.safe_dump({"version": 1, "rules": [_rule(id="other")]}))
-    assert [rule.id for rule in _load(tmp_path, _rule()).rules] == ["other", "r1"]
+@pytest.mark.parametrize("name", ["stricter.YAML", "stricter.yml", "stricter.Yml"])
+def test_a_file_of_another_ending_is_refused_because_its_rules_would_protect_nothing(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text(yaml.safe_dump({"version": 1, "rules": [_rule(id="other")]}))
+    with pytest.raises(RuleError, match=rf"does not end in \.yaml: .*{name}\. Rename it to stricter\.yaml"):
+        _load(tmp_path, _rule())
+    (tmp_path / name).rename(tmp_path / "stricter.md")
+    assert [rule.id for rule in _load(tmp_path, _rule()).rules] == ["r1"]
 
 
 @pytest.mark.parametrize(

@@ -108,10 +108,10 @@ def test_words_in_a_closed_column_are_sealed_whatever_its_class(home: Path, vaul
     """Under the class provenance they stayed in clear, in every copy of the file, after the patient was erased."""
     (home / "datasets").mkdir()
     (home / "datasets" / "answer.yaml").write_text(
-        "name: answer\nkind: record\nkey: [answer_id, version]\nday_of: at\ncolumns:\n"
+        "name: answer\nkind: record\nkey: [answer_id, version]\nday_of: said_at\ncolumns:\n"
         "  - {name: answer_id, type: binary, class: record-identifier, hashed: true, description: x}\n"
         "  - {name: sent_by, type: string, class: provenance, values: [ward], description: x}\n"
-        "  - {name: at, type: timestamp, class: date-of-service, description: x}\n"
+        "  - {name: said_at, type: timestamp, class: date-of-service, description: x}\n"
     )
     load_settings(home)
     sealer = make_sealer(load_dataset("answer"), vault, keys)

@@ -45,6 +45,16 @@ def test_the_profiles_that_ship_hold() -> None:
         assert load_profile(kind, path.stem, Settings()).description
 
 
+@pytest.mark.parametrize("ending", ["YAML", "yml"])
+def test_a_profile_of_another_ending_is_refused_and_not_replaced_by_the_one_that_ships(
+    tmp_path: Path, ending: str
+) -> None:
+    settings = Settings(profiles=tmp_path)
+    (tmp_path / f"bedside-monitor.{ending}").write_text(GOOD)
+    with pytest.raises(SettingsError, match=rf"does not end in \.yaml: .*bedside-monitor\.{ending}"):
+        load_profile(FlatProfile, "bedside-monitor", settings)
+
+
 def test_a_good_one_holds() -> None:
     assert parse_profile(FlatProfile, GOOD, where="x.yaml").values[1].units == ["Cel", "[degF]"]
 

@@ -112,6 +112,7 @@ def test_a_bundle_gives_its_rows_and_what_it_has_besides_is_of_other_datasets() 
         ({"id": 4711}, Reason.WRONG_SHAPE, "MedicationAdministration.id"),
         ({"meta": {"lastUpdated": "Zzname"}}, Reason.BAD_TIME, "MedicationAdministration.meta.lastUpdated"),
         ({"meta": {"versionId": 3}}, Reason.WRONG_SHAPE, "MedicationAdministration.meta"),
+        ({"meta": {"versionId": "3\n"}}, Reason.WRONG_SHAPE, "MedicationAdministration.meta"),
         ({"resourceType": "Zzname"}, Reason.WRONG_RESOURCE, ""),
         ({"resourceType": "MedicationRequest"}, Reason.WRONG_RESOURCE, ""),
     ],
@@ -190,8 +191,9 @@ def test_whatever_a_message_holds_it_is_a_row_or_a_reject_that_says_nothing_of_i
 def test_an_expression_that_cannot_be_evaluated_is_named_with_file_and_line(home: Path, path: str) -> None:
     (home / "datasets").mkdir()
     (home / "datasets" / "answer.yaml").write_text(
-        "name: answer\nkind: record\nkey: [patient_id, version]\nday_of: at\nfhir: {resource: QuestionnaireResponse}\n"
-        "columns:\n  - {name: at, type: timestamp, class: date-of-service, description: when, fhir: authored}\n"
+        "name: answer\nkind: record\nkey: [patient_id, version]\nday_of: said_at\n"
+        "fhir: {resource: QuestionnaireResponse}\ncolumns:\n"
+        "  - {name: said_at, type: timestamp, class: date-of-service, description: when, fhir: authored}\n"
         f'  - {{name: words, type: string, class: free-text, description: x, fhir: "{path}"}}\n'
     )
     settings = load_settings(home)

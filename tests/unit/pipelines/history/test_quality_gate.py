@@ -395,7 +395,7 @@ columns:
   - {name: dose_no, type: binary, class: record-identifier, hashed: true, description: x}
   - {name: dose_unit, type: string, class: measurement-code, form: any-unit, description: x}
   - {name: dose_unit_form, type: float64, class: measurement, description: x}
-  - {name: status, type: string, class: care-event, values: [given], description: x}
+  - {name: state, type: string, class: care-event, values: [given], description: x}
   - {name: issued_at, type: timestamp, class: date-of-service, statistics: true, description: x}
 """
 
@@ -409,11 +409,11 @@ def test_a_text_without_the_declared_form_is_told_by_the_declared_column(tmp_pat
         "patient_id": ["p"] * ROWS,
         "dose_unit": ["mg"] * ROWS,
         "dose_unit_form": [1.0] * ROWS,
-        "status": ["given"] * ROWS,
+        "state": ["given"] * ROWS,
         "issued_at": [_START] * ROWS,
     }
     gate = SuiteGate(tmp_path, source="own", max_rejected=THRESHOLD)
-    gate.judge(load_dataset("dose"), [_with(rows, 1, status="stopped")])  # a status of another kind than FHIR's
+    gate.judge(load_dataset("dose"), [_with(rows, 1, state="stopped")])  # no status: it does not say what counts
     with pytest.raises(QualityError) as caught:
         gate.judge(load_dataset("dose"), [_with(rows, 3, dose_unit="Zz Tabl")])
     assert caught.value.where == "own.dose: dose_unit: text that does not have the declared form 'any-unit' (3 of 40)"

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import duckdb
 import pytest
 
+from tests.unit.vitalake.lake.sql_words import words_taken
 from vitalake import declarations
 from vitalake.errors import SettingsError
 from vitalake.lake.datasets import declared
@@ -26,6 +26,7 @@ columns:
   - {name: score, type: float64, class: measurement, description: "points"}
   - {name: answered_at, type: timestamp, class: date-of-service, description: "when"}
 """
+STAY = "name: encounter_id, type: string, class: encounter-identifier"
 SCORE, OPEN = "name: score, type: float64, class: measurement", None
 """The declaration of a column; and what is said of a declaration that holds."""
 STANDARD = ["version", "patient_id", "available_at", "ingested_at", "source", "source_position"]
@@ -64,7 +65,8 @@ def test_each_of_two_homes_has_its_own_and_a_changed_one_is_read_again(own: Path
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [
-        ("type: float64", "type: float", r"not one of those allowed.*answer\.yaml:7 \(columns\.1\.type\)"),
+        ("type: float64", "type: float",
+         r"not one of those allowed.*answer\.yaml:7 \(columns\.1\.type\)\. Write one of: binary, bool, .*timestamp\."),
         ("description: \"points\"", "descripton: x", r"unknown field.*answer\.yaml:7 \(columns\.1\)"),
         ("kind: record", "kind: records", r"answer\.yaml:2 \(kind\)"),
         ("kind: record", "kind: measurement", r"cannot declare a dataset of the kind measurement: .*answer\.yaml:2"),
@@ -79,7 +81,7 @@ def test_each_of_two_homes_has_its_own_and_a_changed_one_is_read_again(own: Path
         ("name: score, type: float64", "name: address, type: string", r"another class or type.*answer\.yaml:7"),
         ("name: score, type: float64", "name: patient_id, type: string",
          r"standard column of every record.*answer\.yaml:7"),
-        ("type: float64", "type: float64, values: [a]", r"which texts it may hold.*answer\.yaml:7"),
+        ("type: float64", "type: float64, values: [a]", r"which texts it may hold, and is not text.*answer\.yaml:7"),
         ("description: \"points\"", "description: \"points\", hashed: true", r"Two columns are hashes.*answer\.yaml:5"),
         ("name: score, type: float64, class: measurement", "name: version, type: int64, class: record-version",
          r"standard column of every record.*answer\.yaml:7"),
@@ -113,16 +115,54 @@ def test_each_of_two_homes_has_its_own_and_a_changed_one_is_read_again(own: Path
         ("class: record-identifier", "class: free-text", r"hashed has a class that is sealed.*answer\.yaml:6"),
         (SCORE, "name: years, type: date, class: age", r"An age is not a number.*answer\.yaml:7"),
         (SCORE, "name: stay, type: int64, class: encounter-identifier", r"is not text.*answer\.yaml:7"),
-        (SCORE, "name: status, type: int64, class: measurement", r"status is not text.*answer\.yaml:7"),
-        (SCORE, "name: status, type: string, class: free-text", r"status is not text.*answer\.yaml:7"),
+        (SCORE, "name: status, type: int64, class: measurement", r"status says whether a row counts.*answer\.yaml:7"),
+        (SCORE, "name: status, type: string, class: free-text", r"status says whether a row counts.*answer\.yaml:7"),
+        (SCORE, "name: status, type: string, class: care-event, values: [completed, entered-in-error]",
+         r"status says whether a row counts.*answer\.yaml:7 \(columns\.1\)\. Declare type: string, class: record-ver"),
+        (SCORE, "name: status, type: string, class: record-version, form: absent-reason",
+         r"status says whether a row counts.*answer\.yaml:7"),
+        (SCORE, "name: status, type: string, class: record-version, values: [completed, entered-in-error]", OPEN),
+        (SCORE, "name: current_user, type: int64, class: measurement", r"a word of its own.*answer\.yaml:7"),
+        (SCORE, "name: mother, type: string, class: medical-record-number",
+         r"an erasure takes for the patient's own.*answer\.yaml:7.*class free-text"),
+        (SCORE, "name: mrn, type: string, class: medical-record-number", r"an erasure takes.*answer\.yaml:7"),
+        (SCORE, "name: mrn, type: string, class: free-text",
+         r"another class or type.*answer\.yaml:7 \(columns\.1\)\. Give it another name\.$"),
+        (SCORE, "name: encounter_id, type: string, class: encounter-identifier", OPEN),
+        (SCORE, f"{STAY}, description: x}}\n  - {{{STAY.replace('encounter_id', 'stay_of_the_mother')}",
+         r"A second column .*answer\.yaml:8 \(columns\.2\.class\).*free-text"),
+        (SCORE, "name: code, type: string, class: procedure-code, form: icd10",
+         r"no such form: .*answer\.yaml:7 \(columns\.1\.form\)\. The forms are: icd-10-cm, .*coded-value"),
+        (SCORE, "name: code, type: string, class: procedure-code, form: {by: system, ICD: icd10}",
+         r"form\.by does not name a text.*yaml:7 \(columns\.1\.form\.by\)\. Name another column: patient_id, source\."),
+        (SCORE, "name: code, type: string, class: procedure-code, form: {by: source, ICD: icd10}",
+         r"no such form: .*answer\.yaml:7 \(columns\.1\.form\.ICD\)\. The forms are: "),
+        (SCORE, "name: code, type: string, class: procedure-code, form: {ICD: loinc}",
+         r"form\.by does not.*answer\.yaml:7"),
+        (SCORE, "name: code, type: string, class: procedure-code, form: {by: code, ICD: loinc}",
+         r"form\.by does not name a text column: .*answer\.yaml:7"),
+        (SCORE, "name: code, type: string, class: procedure-code, form: {by: version, ICD: loinc}",
+         r"form\.by does not name a text column: .*answer\.yaml:7"),
+        (SCORE, "name: code, type: string, class: procedure-code, form: {by: source}",
+         r"names no value.*answer\.yaml:7.*\{by: source, VALUE: FORM\}"),
+        (SCORE, "name: code, type: string, class: procedure-code, form: {by: source, ICD: loinc}", OPEN),
+        (SCORE, "name: code, type: string, class: procedure-code, form: loinc, values: [a]",
+         r"in two ways.*answer\.yaml:7 \(columns\.1\.form\)\. Keep one of values and form"),
         (SCORE, "name: years, type: int64, class: measurement, derived: {completed_years: [version, answered_at]}",
          r"a column without times.*answer\.yaml:7"),
         (SCORE, "name: years, type: float64, class: age, derived: {completed_years: [answered_at, answered_at]}",
          r"not a whole number.*answer\.yaml:7"),
         ("day_of: answered_at", "day_of: answered_at\none_of: {columns: [score], reason: score, words: score}",
          r"reason is not a text that can be published.*answer\.yaml:5"),
+        ("name: score", '"name": "mrn\\n"', r"does not fit.*answer\.yaml:7 \(columns\.1\.name\)"),
+        ("name: answer\n", '"name": "answer\\n"\n', r"does not fit.*answer\.yaml:1 \(name\)"),
+        ("class: measurement", 'class: "measurement\\n"', r"does not fit.*answer\.yaml:7 \(columns\.1\.class\)"),
+        ("day_of: answered_at", 'day_of: answered_at\nfhir: {resource: "Observation\\n"}',
+         r"does not fit.*answer\.yaml:5 \(fhir\.resource\)"),
         ("name: score", "name: identity", r"the lake uses itself.*answer\.yaml:7"),
-        ("type: float64", "type: float64, ours: sometimes", r"answer\.yaml:7 \(columns\.1\.ours\)"),
+        ("type: float64", "type: float64, ours: sometimes",
+         r"answer\.yaml:7 \(columns\.1\.ours\).*always, where-marked"),
+        ("type: float64", "type: int64, counts: some", r"answer\.yaml:7 \(columns\.1\.counts\)"),
     ],
 )  # fmt: skip
 def test_what_does_not_hold_is_named_with_its_line(own: Path, old: str, new: str, said: str | None) -> None:
@@ -149,7 +189,8 @@ def test_a_column_of_a_home_has_no_name_that_code_treats_specially(own: Path, na
     [
         ("restricted_observation", "begins with restricted_"), ("observation_versions", "ends with _versions"),
         ("observation_as_known_at", "ends with _as_known_at"), ("cte__0", "two underscores"),
-        ("pg_class", "tables of a database"), ("order", "word that SQL reserves"),
+        ("pg_class", "tables of a database"), ("order", "word of SQL itself"), ("values", "word of SQL itself"),
+        ("join", "word of SQL itself"), ("install", "word of SQL itself"), ("notnull", "word of SQL itself"),
     ],
 )  # fmt: skip
 def test_a_dataset_of_a_home_has_no_name_that_queries_make(own: Path, name: str, said: str) -> None:
@@ -159,9 +200,12 @@ def test_a_dataset_of_a_home_has_no_name_that_queries_make(own: Path, name: str,
         published_datasets()
 
 
-def test_the_words_that_sql_reserves_are_those_of_the_engine() -> None:
-    found = duckdb.sql("SELECT keyword_name FROM duckdb_keywords() WHERE keyword_category = 'reserved'").fetchall()
-    assert {*SQL_WORDS} == {word for (word,) in found}
+@pytest.mark.slow
+def test_the_words_that_need_quotes_are_those_of_the_engines_and_no_name_of_the_project_is_one() -> None:
+    """SELECT current_user was the name of the account, and a dataset named values could not be queried."""
+    assert {*SQL_WORDS} == {*words_taken()}
+    columns = {column.name for name in published_datasets() for column in load_dataset(name).columns}
+    assert not SQL_WORDS & {*published_datasets(), *columns}
 
 
 def test_an_age_from_a_date_that_is_sealed_has_a_class_that_rules_cap(own: Path) -> None:
