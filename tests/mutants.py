@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
-from types import CodeType, SimpleNamespace
+from types import CodeType
 from typing import Any
 
 import pytest
@@ -103,13 +103,24 @@ def changes(path: str) -> list[tuple[str, CodeType]]:
     return list(within(tree, 0))
 
 
+class _Watch:
+    """A plugin of pytest that notes which tests fail."""
+
+    def __init__(self, failed: list[str]) -> None:
+        self._failed = failed
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Note a failed test."""
+        self._failed.extend([report.nodeid] * report.failed)
+
+
 def _noticed(tests: list[str], module: str = "", code: CodeType | None = None) -> tuple[str, list[str]]:
     """Return the first test that fails with a changed module, if any does; and what was imported."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     read, failed = SourceFileLoader.get_code, list[str]()
     changed: Any = lambda loader, name: code if name == module else read(loader, name)  # noqa: E731
     SourceFileLoader.get_code = changed  # type: ignore[method-assign]
-    watch = SimpleNamespace(pytest_runtest_logreport=lambda report: failed.extend([report.nodeid] * report.failed))
+    watch = _Watch(failed)
     options = ["-x", "-q", "-p", "no:cacheprovider", "-W", "ignore::pytest.PytestAssertRewriteWarning"]
     ended = pytest.main([*options, "-k", f"not ({OUT})", *tests], plugins=[watch])
     return (failed or [f"exit code {ended}" if ended else ""])[0], list(sys.modules)
