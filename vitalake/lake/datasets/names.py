@@ -36,7 +36,7 @@ SQL_WORDS = frozenset(
 OWN_COLUMNS = frozenset(
     {
         "attribution", "day", "device_key", "identity", "identity_system", "identity_value", "in_message", "in_record",
-        "subject", "told_at",
+        "subject", "told_at", "unfit_key",
     }
 )  # fmt: skip
 """Names of columns that the lake itself adds to tables, to rows before they are written, or to queries; or that decide
