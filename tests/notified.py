@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from vitalake.notifications import Notification
+
 
 class Titles(list[str]):
-    """The titles of the notifications that it was given; an address that takes all of them."""
+    """The titles of the notifications that rules gave; takes them as ``Delivery.add`` does."""
 
-    def __call__(self, title: str, _text: str) -> bool:
+    def __call__(self, _rule: str, notification: Notification) -> None:
         """Take a notification."""
-        self.append(title)
-        return True
+        self.append(notification.title)

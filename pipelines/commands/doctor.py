@@ -282,7 +282,7 @@ def _notifications(settings: Settings, job: str) -> str:
     """Make the notification rules, and count the addresses to notify."""
     from vitalake.notifications import Notifier
 
-    watch = Notifier(settings, job, lambda _title, _text: True)
+    watch = Notifier(settings, job, lambda _rule, _notification: None)
     return f"{', '.join(watch.names)}; to {len(settings.notify)} addresses"
 
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from rich.panel import Panel
 
     from pipelines.live.lane import StreamOptions
-    from pipelines.live.supervisor import Supervisor
+    from pipelines.live.supervisor import Supervisor, View
     from vitalake.settings import Settings
 
 TICK_SECONDS = 0.25
@@ -170,22 +170,31 @@ def run_stream(
     where = settings.observability
     observability = Observability(supervisor.view, job=job, host=where.host, port=where.port)
     try:
-        events = notified_events(settings, job)
-        preflight(settings, job)
-        logs.configure(stream=log_file)
-        if stop.is_set():
-            return 0
-        supervisor.start()
+        with notified_events(settings, job) as events:
+            preflight(settings, job)
+            logs.configure(stream=log_file)
+            if stop.is_set():
+                return 0
+            supervisor.start()
 
-        def tick(running: Supervisor) -> None:
-            view, now = running.view(), time.monotonic()
-            events.publish(LaneObserved(job, Seen(view.state == "paused", view.reasons, view.tally, now)))
-            upkeep.tick(now)
-            attributor.tick(now)
-            if on_tick:
-                on_tick(running)
+            def publish(lane: View, *, ended: bool = False) -> None:
+                paused = ended or lane.state == "paused"
+                events.publish(LaneObserved(job, Seen(paused, lane.reasons, lane.tally, time.monotonic(), ended)))
 
-        return _watch(supervisor, stop, title=f"vitalake · {job}", view=view, on_tick=tick, note=note)
+            def tick(running: Supervisor) -> None:
+                if not running.stopping:  # a lane that is stopped neither waits nor goes on
+                    publish(running.view())
+                now = time.monotonic()
+                upkeep.tick(now)
+                attributor.tick(now)
+                if on_tick:
+                    on_tick(running)
+
+            code = _watch(supervisor, stop, title=f"vitalake · {job}", view=view, on_tick=tick, note=note)
+            # Who starts a lane that cannot begin, or stops one, reads the error there.
+            if code and not stop.is_set() and any(worker.opened for worker in supervisor.workers):
+                publish(supervisor.view(), ended=True)
+            return code
     finally:
         upkeep.stop()
         supervisor.stop_and_wait()

@@ -52,7 +52,7 @@ class Worker:
         before: what the earlier processes of the shard have counted; the same goes for the other fields ``…_before``.
         last: the line in which the process reported why it ends.
         opened: whether any process of the shard has begun to read.
-        waits_for: why the process before ended, until one reads again; empty: nothing is wrong.
+        waits_for: why the process before ended, until one reads again, or for good; empty: nothing is wrong.
         logged: the reason that was logged last; empty once a process has decided a span since.
         logged_at: when it was logged, by time.monotonic().
     """
@@ -177,7 +177,7 @@ class Supervisor:
         if worked:
             worker.logged = ""
         if self.stopping or code == 0:
-            worker.exit_code = code if code > 0 and code != TRANSIENT else 0
+            worker.exit_code, worker.waits_for = code if code > 0 and code != TRANSIENT else 0, ""
             return
         last = worker.last or StatusLine(str(worker.shard))
         # A configuration that is wrong from the start ends the stream: its user is still there to read the error.
@@ -186,15 +186,15 @@ class Supervisor:
         for_good = not (code == TRANSIENT or code < 0 or corrected) and (code != 1 or worker.failures >= MOST_CRASHES)
         if for_good or (corrected and self._waited_enough(worker, now)):
             worker.exit_code = code
+            worker.waits_for = _reason(last) or f"Worker {worker.shard} failed, exit code {code}; the log has more"
             _log.error("lane ended", extra=_why(worker, last))
             return
         wait = BACKOFF_SECONDS[min(worker.failures, len(BACKOFF_SECONDS)) - 1]
         worker.next_start = now + (CONFIGURATION_SECONDS if corrected else wait)
         waits_for = ""
         if last.ended_for:
-            place = f" ({last.where})" if last.where else ""
             until = "goes on when it is corrected" if corrected else "goes on by itself"
-            waits_for = f"{last.reason}{place}; waiting, {until}"
+            waits_for = f"{_reason(last)}; waiting, {until}"
         if not waits_for or waits_for != worker.logged:
             _log.warning("worker ended, starting again", extra={**_why(worker, last), "seconds": wait})
             worker.logged_at = now
@@ -229,7 +229,7 @@ class Supervisor:
             if worker.process is not None:
                 worker.process.terminate()
             elif worker.exit_code is None:
-                worker.exit_code = 0
+                worker.exit_code, worker.waits_for = 0, ""
 
     def stop_and_wait(self) -> int:
         """Stop all workers and return the exit code. One that does not end in time is killed; nothing is lost then."""
@@ -287,6 +287,11 @@ class Supervisor:
             last,
             rss,
         )
+
+
+def _reason(last: StatusLine) -> str:
+    """Return why a worker has ended, and where the problem is; empty if it did not say."""
+    return f"{last.reason} ({last.where})" if last.where else last.reason
 
 
 def _why(worker: Worker, last: StatusLine) -> dict[str, str]:

@@ -83,4 +83,5 @@ class RuleContract:
                 {"unknown-code": total.rejected + gone},
             )
             found.append(rule.observe(Seen(paused, ["Disk is full"] if paused else (), total, now)))
+        found.append(rule.observe(Seen(True, ["Disk is broken"], total, now + 1.0, ended=True)))
         return [one for one in found if one is not None]

@@ -8,7 +8,8 @@ import signal
 import subprocess
 import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from contextlib import suppress
+from http.server import BaseHTTPRequestHandler, HTTPServer, ThreadingHTTPServer
 from pathlib import Path
 
 import msgspec
@@ -134,5 +135,32 @@ def receiver() -> Iterator[tuple[str, list[dict[str, str]]]]:
         thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
         thread.start()
         yield f"json://127.0.0.1:{server.server_address[1]}", received
+        server.shutdown()
+        thread.join()
+
+
+@pytest.fixture
+def dripping_receiver() -> Iterator[str]:
+    """An address whose answer never ends: one byte each second, so that no timeout of a read ends it."""
+    over = threading.Event()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.send_response(200)
+            self.end_headers()
+            with suppress(OSError):
+                while not over.wait(1):
+                    self.wfile.write(b"x")
+                    self.wfile.flush()
+
+        def log_message(self, *_: object) -> None:
+            """Say nothing."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
+        thread.start()
+        yield f"json://127.0.0.1:{server.server_address[1]}"
+        over.set()
         server.shutdown()
         thread.join()

@@ -52,15 +52,18 @@ class Seen(NamedTuple):
 
     Attributes:
         paused: whether any worker waits.
-        reasons: for what the workers wait; never with a value of a patient.
+        reasons: for what the workers wait, or why the lane has ended; never with a value of a patient.
         tally: what became of the messages and rows read so far.
         now: seconds, of any monotonic clock.
+        ended: whether the lane has ended because of an error, and does not go on by itself: it is ``paused`` for good,
+            and this is the last state.
     """
 
     paused: bool
     reasons: Sequence[str]
     tally: Tally
     now: float
+    ended: bool = False
 
 
 class Notification(NamedTuple):

@@ -1,4 +1,4 @@
-"""Notifies once when a lane waits, and once when it runs again."""
+"""Notifies once when a lane waits, and once when it runs again or has ended."""
 
 from __future__ import annotations
 
@@ -29,6 +29,11 @@ class PauseRule:
 
     def observe(self, seen: Seen) -> Notification | None:
         """Return the notification to send now; None: nothing is sent."""
+        if seen.ended:
+            return Notification(
+                f"vitalake: {self._job} has ended",
+                f"{'; '.join(seen.reasons)}. It does not go on by itself: correct this, then start the stream again.",
+            )
         if not seen.paused:
             notified, self._since, self._notified = self._notified, None, False
             over = Notification(f"vitalake: {self._job} goes on", "The lane runs again. Nothing was lost.")
@@ -44,7 +49,7 @@ class PauseRule:
 
 RULE = RuleKind(
     name="pause",
-    description="the lane waits for longer than `patience_seconds`, and it goes on",
+    description="the lane waits for longer than `patience_seconds`, it goes on, or it has ended for good",
     options=PauseOptions,
     make=PauseRule,
 )

@@ -65,16 +65,6 @@ def test_the_notifier_observes_its_own_lane() -> None:
     assert titles == ["vitalake: vitals waits"]
 
 
-def test_a_notification_that_cannot_be_sent_does_not_end_the_lane() -> None:
-    events = EventBus()
-
-    def send(_title: str, _text: str) -> bool:
-        raise OSError
-
-    Notifier(Settings(), "vitals", send).subscribe_to(events)
-    for second in (0.0, 60.0):
-        events.publish(LaneObserved("vitals", Seen(True, ["Disk is full"], Tally(), second)))
-
-
 def test_without_addresses_events_are_taken_and_nobody_is_notified() -> None:
-    notified_events(Settings(), "vitals").publish(LaneObserved("vitals", Seen(False, (), Tally(), 0.0)))
+    with notified_events(Settings(), "vitals") as events:
+        events.publish(LaneObserved("vitals", Seen(False, (), Tally(), 0.0)))

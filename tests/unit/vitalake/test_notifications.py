@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import pairwise
-from pathlib import Path
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.notified import Titles
-from vitalake.errors import SettingsError
-from vitalake.notifications import Notifier, Seen, Send, Tally, sender
+from vitalake.notifications import Notification, Notifier, Seen, Tally
 from vitalake.settings import AlertSettings, Settings
 
 WINDOW = 60.0
 RUNBOOK = "https://wiki.example/dead-letters"
 
 
-def watch(send: Send, *, share: float = 0.05, least: int = 100) -> Notifier:
+def watch(deliver: Callable[[str, Notification], None], *, share: float = 0.05, least: int = 100) -> Notifier:
     """Return a watch of windows of a minute."""
     alerts = AlertSettings(window_seconds=WINDOW, share=share, min_messages=least, runbook_url=RUNBOOK)
-    return Notifier(Settings(alerts=alerts), "vitals", send)
+    return Notifier(Settings(alerts=alerts), "vitals", deliver)
 
 
 def look(shares: Notifier, tally: Tally, *, now: float) -> None:
@@ -57,76 +55,30 @@ def test_a_pause_is_told_once_and_so_is_its_end() -> None:
     assert told == ["vitalake: vitals waits", "vitalake: vitals goes on"]
 
 
-@pytest.mark.parametrize("failure", [False, ConnectionError])
-def test_what_is_not_delivered_is_sent_again_and_before_what_came_later(failure: bool | type[Exception]) -> None:
-    """The first attempt failed, and an hour later "goes on. Nothing was lost" came alone."""
-    told: list[str] = []
-    reached = False
-
-    def send(title: str, _: str) -> bool:
-        if not reached and isinstance(failure, type):
-            raise failure
-        if reached:
-            told.append(title)
-        return reached
-
-    pauses = Notifier(Settings(), "vitals", send)
-    for now in range(0, 3_600, 5):
-        pauses.observe(Seen(True, ["Disk is full"], Tally(), now))
-    pauses.observe(Seen(False, [], Tally(), 3_601))
-    reached = True
-    for now in range(3_602, 4_000):
-        pauses.observe(Seen(False, [], Tally(), now))
-    assert told == ["vitalake: vitals waits", "vitalake: vitals goes on"]
+def test_a_lane_that_ends_for_good_is_told_at_once_with_its_reason_also_without_a_pause_before() -> None:
+    told = list[Notification]()
+    pauses = Notifier(Settings(), "vitals", lambda _rule, notification: told.append(notification))
+    pauses.observe(Seen(False, [], Tally(), 1))
+    pauses.observe(Seen(True, ["Audit is broken (audit/7)"], Tally(), 2, ended=True))
+    assert [one.title for one in told] == ["vitalake: vitals has ended"]
+    assert told[0].text.startswith("Audit is broken (audit/7). It does not go on by itself")
 
 
-def test_an_address_that_is_gone_is_not_asked_at_every_look() -> None:
-    asked: list[float] = []
-
-    def send(*_: str) -> bool:
-        asked.append(now)
-        return False
-
-    pauses = Notifier(Settings(), "vitals", send)
-    for now in range(0, 3_600):
-        pauses.observe(Seen(True, ["Disk is full"], Tally(), now))
-    assert [after - before for before, after in pairwise(asked)][:4] == [10, 30, 60, 300]
-    assert len(asked) == 15
-
-
-def test_it_reaches_a_real_address_given_by_reference(
-    tmp_path: Path, receiver: tuple[str, list[dict[str, str]]]
-) -> None:
-    address, received = receiver
-    (tmp_path / "address").write_text(f"{address}\n")
-    sender(["file:address"], home=tmp_path)("title", "text")
-    assert (received[0]["title"], received[0]["message"]) == ("title", "text")
-
-
-def test_an_address_that_is_none_is_refused_and_not_echoed(tmp_path: Path) -> None:
-    with pytest.raises(SettingsError) as caught:
-        sender(["no-such-scheme://token"], home=tmp_path)
-    assert "token" not in str(caught.value)
-    sender([], home=tmp_path)("nobody", "hears")
-
-
-def test_too_great_a_share_is_told_once_with_reasons_and_a_way_out_and_so_is_its_end(
-    tmp_path: Path, receiver: tuple[str, list[dict[str, str]]]
-) -> None:
-    address, received = receiver
+def test_too_great_a_share_is_told_once_with_reasons_and_a_way_out_and_so_is_its_end() -> None:
+    told = list[Notification]()
     feed(
-        watch(sender([address], home=tmp_path)),
+        watch(lambda _rule, notification: told.append(notification)),
         [(1000, 10, 0), (1000, 120, 0), (1000, 700, 0), (1000, 51, 0), (1000, 20, 0), (1000, 0, 0)],
     )
-    assert [got["title"] for got in received] == [
+    assert [one.title for one in told] == [
         "vitalake: vitals rejects 12% of its rows",
         "vitalake: vitals takes its rows again",
     ]
-    assert received[0]["message"] == (
+    assert told[0].text == (
         "Of 1,000 rows 120 (12.0%) were rejected and 0 (0.0%) held in the last 60 seconds. "
         f"Most often: unknown-code (120). What to do: {RUNBOOK}"
     )
-    assert "20 (2.0%) were rejected" in received[1]["message"]
+    assert "20 (2.0%) were rejected" in told[1].text
 
 
 def test_what_is_held_counts_too() -> None:

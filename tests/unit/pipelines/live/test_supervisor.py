@@ -11,7 +11,7 @@ from governance.audit.records import AuditBroken
 from governance.errors import RuleError
 from pipelines.live.lane import StreamOptions
 from pipelines.live.status import TRANSIENT, StatusLine
-from pipelines.live.supervisor import CONFIGURATION_SECONDS, Supervisor, Worker
+from pipelines.live.supervisor import CONFIGURATION_SECONDS, MOST_CRASHES, Supervisor, Worker
 from pipelines.live.worker import last_line
 from vitalake.errors import OutOfReach, PrivacyError, ServiceUnavailable, SettingsError, VitaLakeError
 from vitalake.lake.tables.digests import Damaged
@@ -44,6 +44,25 @@ def test_what_no_waiting_heals_ends_the_stream_with_its_code(
     ended(worker, supervisor, kind, now=0.0)
     assert worker.exit_code == kind.exit_code
     assert [record.getMessage() for record in caplog.records] == ["lane ended"]
+    assert (supervisor.view().state, supervisor.view().reasons) == ("stopped", ("Something (somewhere)",))
+
+
+def test_workers_that_are_stopped_because_another_one_failed_are_no_reason_for_the_end() -> None:
+    supervisor = Supervisor("no.yaml", "vitals", workers=2, options=StreamOptions())
+    waiting, failed = supervisor.workers
+    ended(waiting, supervisor, ServiceUnavailable, now=0.0)
+    assert "waiting, goes on by itself" in supervisor.view().reasons[0]
+    ended(failed, supervisor, AuditBroken, now=0.0)
+    supervisor.stop()
+    assert supervisor.tick() == AuditBroken.exit_code
+    assert supervisor.view().reasons == ("Something (somewhere)",)
+
+
+def test_a_worker_that_ends_for_good_without_a_word_is_named(supervisor: Supervisor) -> None:
+    (worker,) = supervisor.workers
+    worker.failures = MOST_CRASHES
+    supervisor._ended(worker, 1, 0.0)
+    assert supervisor.view().reasons == ("Worker 0of1 failed, exit code 1; the log has more",)
 
 
 @pytest.mark.parametrize("kind", [*HEAL, ServiceUnavailable])
