@@ -1,7 +1,12 @@
-"""Converts columns of a warehouse's driver to plain types; one that could be misread is refused by its name."""
+"""Converts columns of a warehouse's driver to plain types; one that could be misread is refused.
+
+Errors name a column only if its dataset has it: a query can take the names of its columns from a patient's text (PIVOT).
+Others are told by their place in the query.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from datetime import date
 
 import pyarrow as pa
@@ -22,21 +27,47 @@ _KIND = b"vitalake.kind"
 _WHOLE = r"^-?[0-9]+(\.0*)?$"
 
 
-def plain(batch: pa.RecordBatch) -> pa.RecordBatch:
+MOST_PLACES = 10
+"""How many columns an error lists."""
+
+
+def names_of(dataset: Dataset) -> frozenset[str]:
+    """Return the names of the columns that a query for a dataset may return."""
+    own = (*IDENTITY, "panel_code", "issued_at") if dataset.measures else ()
+    return frozenset((*dataset.schema.names, *own))
+
+
+def places(found: Sequence[int], count: int) -> str:
+    """Return the words for columns of a query by their places, counted from 1 for the reader.
+
+    Args:
+        found: indices of the columns.
+        count: how many columns the query has.
+    """
+    listed = [str(place + 1) for place in found[:MOST_PLACES]] + ["…"] * (len(found) > MOST_PLACES)
+    return f"column{'s' * (len(found) > 1)} {', '.join(listed)} of {count}"
+
+
+def plain(batch: pa.RecordBatch, known: Collection[str] = ()) -> pa.RecordBatch:
     """Return a batch without the driver's own types.
 
     PostgreSQL's ``numeric`` arrives as text (exact, and cast later to what the dataset needs), ``uuid`` becomes text,
     ``char(n)`` loses its padding. Nothing is guessed: infinite times, money and the like are refused.
 
+    Args:
+        batch: of the driver.
+        known: names that errors may show.
+
     Raises:
-        InputError: a column could be misread, or two have one name; the error names it without its values.
+        InputError: a column could be misread, or two have one name; the error shows no values.
     """
     names = batch.schema.names
-    if twice := sorted({name for name in names if names.count(name) > 1}):
+    called = [name if name in known else places([place], len(names)) for place, name in enumerate(names)]
+    if twice := dict.fromkeys(shown for name, shown in zip(names, called, strict=True) if names.count(name) > 1):
         raise InputError(
             "Query returns two columns of one name", where=", ".join(twice), remedy="Give each column its own name."
         )
-    columns = [_plain(column, field) for column, field in zip(batch.columns, batch.schema, strict=True)]
+    columns = [_plain(*each) for each in zip(batch.columns, batch.schema, called, strict=True)]
     fields = [
         pa.field(field.name, column.type, metadata=_kind_of(field))
         for column, field in zip(columns, batch.schema, strict=True)
@@ -51,23 +82,23 @@ def _kind_of(field: pa.Field) -> dict[bytes, bytes] | None:
     return {_KIND: b"numeric"} if numeric else None
 
 
-def _plain(column: pa.Array, field: pa.Field) -> pa.Array:
+def _plain(column: pa.Array, field: pa.Field, called: str) -> pa.Array:
     kind = (field.metadata or {}).get(b"POSTGRESQL:type", b"").decode()
     if isinstance(column, pa.ExtensionArray):
         if isinstance(column.type, pa.UuidType):
             return pa.array((v and str(v) for v in column.to_pylist()), pa.string())
         if kind != "numeric" and not isinstance(column.type, pa.JsonType):
-            raise _refused(field.name, kind or column.type.extension_name)
+            raise _refused(called, kind or column.type.extension_name)
         return column.storage
     if kind == "money":  # arrives as a number of cents
-        raise _refused(field.name, kind)
+        raise _refused(called, kind)
     if kind == "bpchar":
         return pc.utf8_rtrim(column, " ")
     if pa.types.is_timestamp(column.type):
         per_second = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}[column.type.unit]
-        _check_finite(column.view(pa.int64()), field.name, units_a_day=86_400 * per_second)
+        _check_finite(column.view(pa.int64()), called, units_a_day=86_400 * per_second)
     elif pa.types.is_date32(column.type):
-        _check_finite(column.view(pa.int32()), field.name, units_a_day=1)
+        _check_finite(column.view(pa.int32()), called, units_a_day=1)
     return column
 
 
@@ -128,18 +159,18 @@ def _no_text(name: str) -> InputError:
     return InputError("Query returns a column that is not of type string", where=name, remedy="Cast it in the query.")
 
 
-def _check_finite(numbers: pa.Array, name: str, *, units_a_day: int) -> None:
+def _check_finite(numbers: pa.Array, called: str, *, units_a_day: int) -> None:
     """Raise if a time lies outside the calendar; PostgreSQL's infinity arrives as an ordinary number."""
     ends = pc.min_max(numbers).as_py()
     if ends["min"] is not None and not (_FIRST <= ends["min"] // units_a_day and ends["max"] // units_a_day <= _LAST):
         raise InputError(
             "Query returns times outside the years 1 to 9999 (infinity?)",
-            where=name,
+            where=called,
             remedy="Leave these rows out, or make the time null in the query.",
         )
 
 
-def _refused(name: str, kind: str) -> InputError:
+def _refused(called: str, kind: str) -> InputError:
     return InputError(
-        f"Query returns a column of a type that is not supported ({kind})", where=name, remedy="Cast it in the query."
+        f"Query returns a column of a type that is not supported ({kind})", where=called, remedy="Cast it in the query."
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +27,7 @@ from pipelines.history.change_detection import (
     plan,
     rebased,
 )
-from pipelines.history.columns import with_texts
+from pipelines.history.columns import names_of, with_texts
 from pipelines.history.gate import QualityGate, SuiteGate
 from pipelines.history.job import Job, load_job
 from pipelines.history.rows import RowTexts, decoded_rows, record_rows, typed
@@ -37,6 +38,7 @@ from pipelines.intake.steps import Steps
 from pipelines.simulator.warehouse_cinc import make_cinc_warehouse
 from pipelines.simulator.warehouse_mimic import make_demo_warehouse
 from vitalake import clock
+from vitalake.errors import InputError
 from vitalake.home import Home
 from vitalake.lake.commits.lake import Lake
 from vitalake.lake.commits.spans import PartId
@@ -96,13 +98,25 @@ def load_history(
             part = PartId(f"{job.source}.{dataset}", incarnation, 0)
             report = (lambda n, before=count: progress(before + n)) if progress else None
             declared = load_dataset(dataset)
-            rows = (with_texts(batch, declared) for batch in opened.read(query))
-            with Spool(rows, folder=settings.home, rows=BATCH_ROWS, panels=declared.measures) as spool:
+            batches = opened.read(query, known=names_of(declared))
+            rows = (with_texts(batch, declared) for batch in batches)
+            with _of(part):
+                spooled = Spool(rows, folder=settings.home, rows=BATCH_ROWS, panels=declared.measures)
+            with spooled as spool:
                 count += _load(
                     settings, job, spool, part, dataset=dataset, gate=gate, care_admits=care_admits, progress=report
                 )
     sweep(Home(settings).lake(), job.name)
     return count
+
+
+@contextmanager
+def _of(part: PartId) -> Iterator[None]:
+    """Name job and dataset in an error of a query's columns."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(error.what, where=f"{part.topic}: {error.where}", remedy=error.remedy) from None
 
 
 def _embedded(job: Job, home: Path, data: Path | None) -> str:
@@ -133,7 +147,8 @@ def _load(
 ) -> int:
     lake = Home(settings).lake(dataset)
     known = KnownRows(settings.home, f"{part.topic}.{part.topic_id}")
-    found, form = _digests(settings, lake.dataset, spool)
+    with _of(part):
+        found, form = _digests(settings, lake.dataset, spool)
     to_load = _plan(known, found, form, _known_positions(lake, part), warn=True)
     # One time for the whole load, in whole milliseconds: times of each batch would reveal the order of the query.
     now_us = clock.now_us() // 1000 * 1000

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from pipelines.formats.shared.reasons import Reason
 from pipelines.formats.shared.result import DECODED_SCHEMA, Decoded, Reject
-from pipelines.history.columns import IDENTITY
+from pipelines.history.columns import IDENTITY, places
 from vitalake.errors import InputError
 from vitalake.lake.datasets.dataset import ASSOCIATION, Dataset
 from vitalake.lake.datasets.declared import load_dataset
@@ -136,11 +136,12 @@ def typed(table: pa.Table, dataset: Dataset) -> pa.Table:
     if dataset.measures:
         own = {name: pa.field(name, pa.string()) for name in (*IDENTITY, "panel_code")}
         fields |= own | {"issued_at": DECODED_SCHEMA.field("issued_at")}
-    if unknown := sorted(set(table.schema.names) - fields.keys()):
+    if unknown := [place for place, name in enumerate(table.schema.names) if name not in fields]:
+        several = len(unknown) > 1
         raise InputError(
-            "Query returns a column that its dataset does not have",
-            where=f"{dataset.name}: {', '.join(unknown)}",
-            remedy="Leave it out, or name it as in the reference of the datasets.",
+            f"Query returns {f'{len(unknown):,} columns' if several else 'a column'} that its dataset does not have",
+            where=places(unknown, len(table.schema.names)),
+            remedy="Leave them out, or name each as in the reference of the datasets.",
         )
     return pa.table({name: _column(table, fields[name]) for name in table.schema.names})
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from functools import partial
 from importlib import import_module
@@ -53,8 +53,12 @@ class Warehouse:
     def _answered(self, call: Callable[[], _T]) -> _T:
         return answered(call, seconds=self._seconds, where=self._name)
 
-    def read(self, sql: str) -> Iterator[pa.RecordBatch]:
+    def read(self, sql: str, *, known: Collection[str] = ()) -> Iterator[pa.RecordBatch]:
         """Yield the rows of a SELECT in batches, streamed.
+
+        Args:
+            sql: the SELECT.
+            known: names of columns that errors may show: a query can take others from a patient's text.
 
         Raises:
             InputError: a column could be misread: see plain.
@@ -66,7 +70,7 @@ class Warehouse:
             self._answered(partial(cursor.execute, sql))
             batches = cursor.fetch_record_batch()
             while (batch := self._answered(partial(next, batches, None))) is not None:
-                yield plain(batch)
+                yield plain(batch, known)
         except Silent:
             cursor = None  # the call still waits in its thread: do not close the cursor under it
             raise

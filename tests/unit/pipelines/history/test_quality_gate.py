@@ -173,7 +173,7 @@ def test_nothing_and_a_column_that_is_not_there_do_not_pass(tmp_path: Path) -> N
     assert _judge(tmp_path, "observation", coded)["passed"] is True
     with pytest.raises(InputError, match="does not have") as caught:
         gate.judge(load_dataset("encounter"), [pa.table(_stays() | {"admited_at": [None] * ROWS})])
-    assert caught.value.where == "encounter: admited_at"
+    assert caught.value.where == "column 6 of 6"
 
 
 def test_what_could_not_be_judged_has_failed() -> None:
