@@ -1,7 +1,7 @@
 """Converts columns of a warehouse's driver to plain types; one that could be misread is refused.
 
-Errors name a column only if its dataset has it: a query can take the names of its columns from a patient's text (PIVOT).
-Others are told by their place in the query.
+Errors name a column only if its dataset has it, and tell others by their place in the query: a query can take the names
+of its columns from a patient's text (PIVOT).
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from vitalake.errors import InputError
 from vitalake.settings import load_settings
 
 WORDS = "Frau Zzelik klagt"
-STAY = "i::VARCHAR AS encounter_id, 'p' AS patient_id, TIMESTAMP '2026-01-05 08:00' AS admitted_at"
+STAYS = "SELECT i::VARCHAR AS encounter_id, 'p' AS patient_id, now() AS admitted_at, {} FROM range(3) t(i)"
 
 
 def _refused(home: Path, query: str) -> InputError:
@@ -26,7 +26,7 @@ def _refused(home: Path, query: str) -> InputError:
 
 
 def test_columns_that_a_pivot_names_by_a_patient_s_words_are_told_by_their_places(home: Path) -> None:
-    remarks = f"SELECT {STAY}, '{WORDS} ' || i AS remark FROM range(3) t(i)"
+    remarks = STAYS.format(f"'{WORDS} ' || i AS remark")
     error = _refused(home, f"PIVOT ({remarks}) ON remark USING count(*)")
     assert error.what == "Query returns 3 columns that its dataset does not have"
     assert error.where == "city.encounter: columns 4, 5, 6 of 6"
@@ -49,7 +49,7 @@ def test_columns_that_a_pivot_names_by_a_patient_s_words_are_told_by_their_place
 def test_an_error_names_job_and_dataset_and_only_columns_that_the_dataset_has(
     columns: str, where: str, home: Path
 ) -> None:
-    assert _refused(home, f"SELECT {STAY}, {columns} FROM range(3) t(i)").where == where
+    assert _refused(home, STAYS.format(columns)).where == where
 
 
 def test_of_very_many_columns_the_first_places_are_told() -> None:
