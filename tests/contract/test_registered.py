@@ -114,6 +114,13 @@ class TestWarehousePostgresql(WarehouseContract):
 
     kind = postgresql_kind.WAREHOUSE
     fails = ("SELECT CAST(word AS integer) FROM beats", "SELECT 1 / (n - 500) FROM beats ORDER BY n")
+    exports = (
+        "COPY beats TO '{path}'",
+        "COPY beats TO PROGRAM 'cat > {path}'",
+        "/* a */ -- b\n COPY beats TO '{path}'",
+        "/* /* */ SELECT */ COPY beats TO '{path}'",
+        "SELECT n FROM beats; COPY beats TO '{path}'",
+    )
 
     @pytest.fixture
     def filled(self, tmp_path: Path, postgres: PostgresServer) -> Filled:

@@ -12,6 +12,7 @@ import pytest
 
 from pipelines.history.warehouse import open_warehouse
 from pipelines.history.warehouses import duckdb as duckdb_kind
+from pipelines.history.warehouses import postgresql as postgresql_kind
 from pipelines.history.warehouses.registry import GROUP, registered, warehouse_kind
 from tests.contract.warehouses import BEATS, Filled, WarehouseContract
 from tests.plugged import packages, plug
@@ -173,6 +174,27 @@ def test_a_session_that_the_warehouse_refuses_names_the_driver_and_blames_no_pas
 )
 def test_duckdb_executes_nothing_but_one_select(query: str, allowed: bool) -> None:
     assert duckdb_kind.reads(query) is allowed
+
+
+@pytest.mark.parametrize(
+    ("query", "allowed"),
+    [
+        ("select 1", True),
+        ("-- the beginning\n/* of a\nquery */ SELECT 1", True),
+        ("WITH a AS (SELECT 1) SELECT * FROM a", True),
+        ("VALUES (1)", True),
+        ("((SELECT 1) UNION (SELECT 2))", True),
+        ("TABLE beats", True),
+        ("", False),
+        ("-- SELECT 1", False),
+        ("/* SELECT 1 */", False),
+        ("/* /* */ SELECT */ COPY beats TO '/x'", False),
+        ("COPY beats TO '/x'", False),
+        ("selected", False),
+    ],
+)
+def test_postgresql_executes_nothing_but_a_select(query: str, allowed: bool) -> None:
+    assert postgresql_kind.reads(query) is allowed
 
 
 # -- the contract finds what breaks it -------------------------------------------------------------------------------
