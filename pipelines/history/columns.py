@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.formats.shared.categories import category_of, load_categories
+from pipelines.formats.shared.records import MERGED
 from vitalake.errors import InputError
 from vitalake.lake.datasets.dataset import IDENTIFYING, Dataset
 
@@ -23,6 +24,9 @@ IDENTITY = ("identity_system", "identity_value")
 
 _KIND = b"vitalake.kind"
 """Key in a field's metadata: the type that a text has in the warehouse, ``numeric`` or ``json``."""
+
+NUMBERS = frozenset({"patient-identifier", "encounter-identifier", "device-identifier"})
+"""Data classes of numbers that a source gives. A medical record number is what people read, and keys nothing."""
 
 _WHOLE = r"^-?[0-9]+(\.0*)?$"
 
@@ -100,6 +104,33 @@ def _plain(column: pa.Array, field: pa.Field, called: str) -> pa.Array:
     elif pa.types.is_date32(column.type):
         _check_finite(column.view(pa.int32()), called, units_a_day=1)
     return column
+
+
+def in_namespace(batch: pa.RecordBatch, dataset: Dataset, namespace: str) -> pa.RecordBatch:
+    """Return a batch of with_texts in which all numbers are those of a namespace: ``<namespace>|<number>``.
+
+    HL7 v2 and FHIR numbers with a system are written in the same way, so that both lanes can mean the same patient.
+    These are the numbers of patients, stays, devices, and of the records themselves. An observation's number has a
+    system of its own, ``identity_system``; the namespace is the system of those without one. In a device's column, the
+    number of a merged patient stands behind its prefix.
+    """
+    columns = dict(zip(batch.schema.names, batch.columns, strict=True))
+    for column in dataset.columns:
+        numbers = column.data_class in NUMBERS and column.type == pa.string()
+        if column.name in columns and (numbers or column.name == dataset.hashed):
+            before = f"^({MERGED}|)" if column.data_class == "device-identifier" else "^()"
+            columns[column.name] = pc.replace_substring_regex(
+                _absent_if_blank(columns[column.name]), before, rf"\1{namespace}|", max_replacements=1
+            )
+    system, value = IDENTITY
+    if dataset.measures and value in columns:
+        given = columns.get(system, pa.nulls(batch.num_rows, pa.string()))
+        columns[system] = pc.if_else(columns[value].is_valid(), pc.coalesce(given, namespace), given)
+    return pa.RecordBatch.from_arrays(list(columns.values()), names=list(columns))
+
+
+def _absent_if_blank(texts: pa.Array) -> pa.Array:
+    return pc.if_else(pc.equal(pc.utf8_trim_whitespace(texts), ""), None, texts)
 
 
 def with_texts(batch: pa.RecordBatch, dataset: Dataset) -> pa.RecordBatch:

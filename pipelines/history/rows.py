@@ -10,6 +10,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipelines.formats.shared.keyed import absent
 from pipelines.formats.shared.reasons import Reason
 from pipelines.formats.shared.result import DECODED_SCHEMA, Decoded, Reject
 from pipelines.history.columns import IDENTITY, places
@@ -98,7 +99,7 @@ def decoded_rows(table: pa.Table, starts: npt.NDArray[np.int64]) -> Decoded:
     empty = np.ones(table.num_rows, np.bool_)
     for name in VALUES:
         empty &= columns[name].is_null().to_numpy(zero_copy_only=False)
-    missing = [(columns[name].is_null().to_numpy(zero_copy_only=False), why, path) for name, why, path in _NEEDED]
+    missing = [(absent(columns[name]), why, path) for name, why, path in _NEEDED]
     declared = load_dataset("observation")
     unfit = [(_not_among(columns[name], declared.column(name).values), why, path) for name, why, path in _CLOSED]
     for bad, why, path in [*missing, (empty, Reason.NO_VALUE, "Observation.value[x]"), *unfit]:
@@ -166,7 +167,8 @@ def record_rows(table: pa.Table, dataset: Dataset) -> Decoded:
     columns.setdefault("available_at", pa.nulls(table.num_rows, dataset.schema.field("available_at").type))
     batch = pa.RecordBatch.from_arrays(list(columns.values()), names=list(columns))
     prefix = b"sql|" if dataset.kind == ASSOCIATION else f"sql|{dataset.name}|".encode()
-    identities = [None if name is None else prefix + name for name in named.to_pylist()]
+    # Records with an empty name would all be one record.
+    identities = [prefix + name if name and name.strip() else None for name in named.to_pylist()]
     return Decoded(batch, identities, message, unfinished=True)
 
 

@@ -33,11 +33,7 @@ def with_key(
     """
     bad_of: dict[int, tuple[Reason, str]] = {}
     for name in needed(dataset):
-        bad = (
-            rows[name].is_null().to_numpy(zero_copy_only=False)
-            if name in rows.schema.names
-            else np.ones(len(message), np.bool_)
-        )
+        bad = absent(rows[name]) if name in rows.schema.names else np.ones(len(message), np.bool_)
         for i in message[bad].tolist():
             bad_of.setdefault(i, (Reason.NO_KEY, name))
     for column in dataset.columns:
@@ -52,6 +48,18 @@ def with_key(
     ]
     good = ~np.isin(message, np.fromiter(bad_of, np.int32, len(bad_of)))
     return rows.filter(pa.array(good)), message[good], rejects
+
+
+def absent(column: pa.Array) -> npt.NDArray[np.bool_]:
+    """Return which values are null, or a text without a character: an empty number would be the same for everybody."""
+    found: npt.NDArray[np.bool_] = column.is_null().to_numpy(zero_copy_only=False)
+    kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
+    if pa.types.is_string(kind):
+        encoded = column if pa.types.is_dictionary(column.type) else column.dictionary_encode()
+        blank = [i for i, text in enumerate(encoded.dictionary.to_pylist()) if text is not None and not text.strip()]
+        if blank:
+            found |= np.isin(encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False), blank)
+    return found
 
 
 def finite(numbers: pa.Array | pa.ChunkedArray) -> npt.NDArray[np.bool_]:
