@@ -176,6 +176,9 @@ CORPUS: dict[str, tuple[bytes, Reason | None]] = {
     "bundle with an entry without resource": (
         bundle(observation(1))[:-2] + b',{"fullUrl":"urn:x"}]}', Reason.WRONG_SHAPE,
     ),
+    "bundle with an entry with modifierExtension": (
+        bundle(observation(1))[:-3] + b',"modifierExtension":[{"url":"urn:x"}]}]}', Reason.MODIFIED,
+    ),
     "bundle with implicitRules": (bundle(observation(1))[:-1] + b',"implicitRules":"urn:x"}', Reason.MODIFIED),
     "empty bundle": (bundle(), Reason.NO_VALUE),
     "bundle in a bundle": (

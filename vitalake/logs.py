@@ -88,6 +88,7 @@ def configure(level: int = logging.INFO, *, stream: IO[bytes] | None = None) -> 
     silence()
     handler = logging.StreamHandler(TextIOWrapper(stream, write_through=True) if stream else sys.stderr)
     handler.setFormatter(_JsonLines())
+    handler.setLevel(level)  # a library can set lower levels for its own loggers
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.WARNING)

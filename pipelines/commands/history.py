@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Annotated
 
@@ -43,11 +44,13 @@ def load(
     from pipelines.commands.ledger import print_ledger
     from pipelines.history.job import load_job
     from pipelines.history.load import load_history
+    from vitalake import logs
     from vitalake.clinical.held_out import held_out as is_held_out
     from vitalake.lake.commits.ledger import summarise
     from vitalake.settings import load_settings
 
     settings = load_settings(resolve_home(home))
+    logs.configure(logging.WARNING)  # a load warns of what it cannot refuse
     out = Output(json)
     count = load_history(
         settings,

@@ -34,6 +34,12 @@ _U64 = npt.NDArray[np.uint64]
 _Entries = npt.NDArray[np.void]
 
 
+CLAIM = np.dtype([("record", "<u8"), ("owned", "<u8")])
+"""16 bytes per message: a hash of its record's number, whatever the version, and one of number and patient together.
+
+Both are 0 if there is no number or no patient, or if the patient is part of the key: then the key says whose it is."""
+
+
 @dataclass(frozen=True, slots=True)
 class Positions:
     """How many messages of a source the lake has: those loaded as new, and those loaded because they had changed."""
@@ -167,6 +173,25 @@ class KnownRows:
         self.name = name
         self._path = home / "history" / f"{name}.npz"
 
+    def of_another(self, claims: _Entries) -> tuple[npt.NDArray[np.bool_], list[str]]:
+        """Return which records another source has loaded for another patient, and the names of those sources.
+
+        Published, a record of two sources is one record, of which one is shown. A source whose file is missing, or was
+        written by a release that noted no claims, is not known.
+        """
+        source, dataset, _ = self.name.split(".")
+        found, names = np.zeros(len(claims), np.bool_), list[str]()
+        for path in sorted(self._path.parent.glob(f"*.{dataset}.*.npz")):
+            other = path.name.partition(".")[0]
+            if other == source:
+                continue
+            records, owned = _claims_of(path)
+            hits = _in_sorted(claims["record"], records) & ~_in_sorted(claims["owned"], owned)
+            if hits.any():
+                names.append(other)
+            found |= hits
+        return found, sorted(set(names))
+
     def read(self) -> tuple[_Entries, str]:
         """Return its entries and a digest of the query's columns; no entries if the file is missing or unreadable."""
         try:
@@ -176,17 +201,20 @@ class KnownRows:
             return np.zeros(0, ENTRY), ""
         return (entries, form) if entries.dtype == ENTRY and entries.ndim == 1 else (np.zeros(0, ENTRY), "")
 
-    def write(self, entries: _Entries, form: str) -> None:
-        """Write entries; they are durable when this returns.
+    def write(self, entries: _Entries, form: str, claims: _Entries) -> None:
+        """Write entries, and claims in addition to those of before; they are durable when this returns.
 
         Raises:
             LakeError: the file cannot be written; nothing was loaded.
         """
         part = self._path.with_suffix(".part")
+        claims = claims[claims["record"] != 0]
+        known = zip(_claims_of(self._path), (claims["record"], claims["owned"]), strict=True)
+        records, owned = (_sorted_once(np.concatenate(both)) for both in known)
         try:
             self._path.parent.mkdir(mode=0o700, exist_ok=True)
             with open(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
-                np.savez(file, entries=entries, form=np.array(form))
+                np.savez(file, entries=entries, form=np.array(form), records=records, owned=owned)
                 file.flush()
                 os.fsync(file.fileno())
             part.replace(self._path)
@@ -197,6 +225,30 @@ class KnownRows:
                 where=str(self._path.parent),
                 remedy="Make room there, then start the load again. Nothing was loaded.",
             ) from None
+
+
+def _claims_of(path: Path) -> tuple[_U64, _U64]:
+    """Return the two halves of the claims in a file of digests; none if it has none, or cannot be read."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            records, owned = file["records"], file["owned"]
+    except (OSError, ValueError, EOFError, KeyError, BadZipFile, TypeError):
+        return np.zeros(0, np.uint64), np.zeros(0, np.uint64)
+    return records, owned
+
+
+def _sorted_once(numbers: _U64) -> _U64:
+    """Return distinct numbers in order; np.unique takes ten times as long for millions of them."""
+    numbers = np.sort(numbers)
+    return numbers[np.r_[True, numbers[1:] != numbers[:-1]][: len(numbers)]]
+
+
+def _in_sorted(numbers: _U64, among: _U64) -> npt.NDArray[np.bool_]:
+    """Return which numbers are among distinct ones in order."""
+    if not len(among):
+        return np.zeros(len(numbers), np.bool_)
+    found: npt.NDArray[np.bool_] = among[np.minimum(np.searchsorted(among, numbers), len(among) - 1)] == numbers
+    return found
 
 
 # -- digests -----------------------------------------------------------------------------------------------------
@@ -210,12 +262,16 @@ class Digests:
         self._measures = dataset.measures
         self._key = (*IDENTITY, "version") if dataset.measures else dataset.key
         self._nameless = ("patient_id", "code", "effective_at", "version")
+        patient = [column.name for column in dataset.columns if column.data_class == "patient-identifier"]
+        number = IDENTITY if dataset.measures else tuple(name for name in dataset.key if name != "version")
+        self._number = number if patient and patient[0] not in number else ()
+        self._of_claim = (*patient, *(IDENTITY[1:] if dataset.measures else number))
 
-    def of(self, table: pa.Table, starts: npt.NDArray[np.int64]) -> _Entries:
-        """Return the entry of each message of a table."""
-        entries = np.zeros(len(starts), ENTRY)
+    def of(self, table: pa.Table, starts: npt.NDArray[np.int64]) -> tuple[_Entries, _Entries]:
+        """Return the entry and the claim of each message of a table."""
+        entries, claims = np.zeros(len(starts), ENTRY), np.zeros(len(starts), CLAIM)
         if not len(starts):
-            return entries
+            return entries, claims
         hashes = {name: self._hashes(name, table[name]) for name in table.schema.names}
         place = np.arange(table.num_rows) - np.repeat(starts, np.diff(np.r_[starts, table.num_rows]))
         rows = _mix(_sum(hashes, table.schema.names) + _mix(place.astype(np.uint64)))
@@ -227,7 +283,21 @@ class Digests:
                 unnamed = table[IDENTITY[1]].combine_chunks().is_null().to_numpy(zero_copy_only=False)
             keys = np.where(unnamed[starts], _sum(hashes, self._nameless)[starts], keys)
         entries["key"] = keys
-        return entries
+        if self._number and all(name in hashes for name in self._of_claim):
+            given = np.logical_and.reduce([self._is_given(name, hashes[name][starts]) for name in self._of_claim])
+            record = _mix(np.zeros(len(starts), np.uint64))
+            for name in self._number:
+                if name in hashes:  # a null has the hash 0: it counts like a column that is not there
+                    part = hashes[name][starts]
+                    record = np.where(part == 0, record, _mix(record + part))
+            claims["record"] = np.where(given, record, 0)
+            claims["owned"] = np.where(given, _mix(record ^ _mix(hashes[self._of_claim[0]][starts])), 0)
+        return entries, claims
+
+    def _is_given(self, name: str, hashes: _U64) -> npt.NDArray[np.bool_]:
+        """Return which values are neither null nor empty; with an empty number there is no record."""
+        empty = [self._text(name.encode(), text) for text in (b"", b"b''")]
+        return ~np.isin(hashes, np.array([0, *empty], np.uint64))
 
     def _hashes(self, name: str, column: pa.ChunkedArray) -> _U64:
         """Return a 64-bit hash of each value; null has a fixed one."""

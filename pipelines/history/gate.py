@@ -24,7 +24,7 @@ import pyarrow.compute as pc
 
 from governance.policy.closed_text import make_unfit
 from pipelines.formats.shared.conform import unit_path
-from pipelines.formats.shared.keyed import needed
+from pipelines.formats.shared.keyed import finite, needed
 from pipelines.history.columns import IDENTITY
 from pipelines.history.rows import VALUES, typed
 from vitalake import clock
@@ -54,6 +54,15 @@ _FORM = " has its form"
 
 _HAS_FORM = "text_to_have_the_declared_form"
 """Name of the check of such a helper column in error and report: it is about the declared column."""
+
+_FINITE = " is finite"
+"""Suffix of the helper column that says whether a column's number is finite."""
+
+_IS_FINITE = "number_to_be_finite"
+"""Name of the check of such a helper column in error and report."""
+
+_HELPERS = {_FORM: _HAS_FORM, _FINITE: _IS_FINITE}
+"""Suffix of a helper column → name of its check."""
 
 MADE_BY_LANE = ("observation_id",)
 """Key columns that the lane computes; no query returns them."""
@@ -85,7 +94,7 @@ class Check:
     """One expectation, over all stretches.
 
     Attributes:
-        expectation: its name in Great Expectations, or _HAS_FORM.
+        expectation: its name in Great Expectations, or of _HELPERS.
         column: the column of the rows, or what was counted.
         rows: how many rows were judged.
         unexpected: how many of them do not meet it.
@@ -239,6 +248,10 @@ def suite_of(dataset: Dataset, rows: pa.Table, *, max_rejected: float) -> list[d
             suite.append(
                 _expect("column_values_to_be_in_set", column=f"{column.name}{_FORM}", value_set=[True], mostly=mostly)
             )
+        if column.name in given and _judged_as_number(column, dataset):
+            suite.append(
+                _expect("column_values_to_be_in_set", column=f"{column.name}{_FINITE}", value_set=[True], mostly=mostly)
+            )
         if column.name in given and column.data_class == "age":
             suite.append(_expect("column_values_to_be_between", column=column.name, min_value=0, max_value=130))
     if dataset.measures:
@@ -270,6 +283,11 @@ def _judged_by_form(column: Column, dataset: Dataset) -> bool:
     return column.form is not None and not dataset.measures
 
 
+def _judged_as_number(column: Column, dataset: Dataset) -> bool:
+    """Return whether an infinite number makes a row bad; the value of an observation is judged by _understood."""
+    return pa.types.is_floating(column.type) and not dataset.measures
+
+
 def _findings(rows: pa.Table, dataset: Dataset) -> dict[str, npt.NDArray[np.bool_]]:
     """Return helper columns for the library to judge: name → whether each row is as it should be."""
     if dataset.measures:
@@ -280,6 +298,8 @@ def _findings(rows: pa.Table, dataset: Dataset) -> dict[str, npt.NDArray[np.bool
         if column.name in rows.schema.names and _judged_by_form(column, dataset):
             unfit = make_unfit(column, {})(batch)
             findings[f"{column.name}{_FORM}"] = np.ones(rows.num_rows, np.bool_) if unfit is None else ~unfit
+        if column.name in rows.schema.names and _judged_as_number(column, dataset):
+            findings[f"{column.name}{_FINITE}"] = finite(rows[column.name])
     return findings
 
 
@@ -438,8 +458,9 @@ def _run(suite: list[dict[str, Any]], frame: Any, checks: dict[tuple[str, str], 
         result = batch.validate(expectations, result_format={"result_format": "BASIC", "partial_unexpected_count": 0})
     for found in result.results:
         kind, column = found.expectation_config.type, found.expectation_config.kwargs["column"]
-        if column.endswith(_FORM):
-            kind, column = _HAS_FORM, column.removesuffix(_FORM)
+        for suffix, name in _HELPERS.items():
+            if column.endswith(suffix):
+                kind, column = name, column.removesuffix(suffix)
         check = checks.setdefault((kind, column), Check(kind, column))
         check.allowed = 1.0 - float(found.expectation_config.kwargs.get("mostly", 1.0))
         check.rows += len(frame)

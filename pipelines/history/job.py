@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 import msgspec
 import yaml
 
+from pipelines.formats.shared.records import MERGED
 from pipelines.history.warehouse import SILENCE_SECONDS
 from vitalake.declarations import END
 from vitalake.errors import SettingsError
@@ -27,12 +28,17 @@ Source = Annotated[str, msgspec.Meta(pattern=rf"^[A-Za-z0-9][A-Za-z0-9_-]{{0,60}
 """A source's name: it stands in published rows, spans and file names, so it has only letters, digits, - and _."""
 
 
+Namespace = Annotated[str, msgspec.Meta(pattern=rf"^(?!{MERGED})[^\s|\\]{{1,100}}$")]
+"""Who gave numbers: a word, or a URI as the system of a FHIR identifier. A bar ends it, so it holds none itself."""
+
+
 class _Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     source: Source
     warehouse: str
     datasets: dict[str, str]
     maker: Maker | None = None
     incarnation: str | None = None
+    namespace: Namespace | None = None
     max_rejected: float = 0.01
     silence_seconds: Annotated[float, msgspec.Meta(gt=0)] = SILENCE_SECONDS
     not_to_care: list[str] = []
@@ -49,6 +55,7 @@ class Job:
         incarnation: a SELECT of one text; when the text changes, the source counts as another one and is read from the
             start.
         queries: dataset → SELECT, in the order in which they are loaded.
+        namespace: who gave the numbers of patients, stays, devices and records; None: they are unique across sources.
         max_rejected: the greatest share of rejected rows with which a dataset is still published.
         silence_seconds: longest wait for the next answer of a warehouse that is a server.
         not_to_care: LOINC codes that do not go to the online store, because devices send them.
@@ -59,6 +66,7 @@ class Job:
     maker: Maker | None
     incarnation: str | None
     queries: dict[str, str]
+    namespace: str | None
     max_rejected: float
     silence_seconds: float
     not_to_care: frozenset[str]
@@ -95,6 +103,12 @@ def load_job(name: str) -> Job:
                 where=f"{path.name}: source",
                 remedy="Use up to 61 letters, digits, - and _: it stands in published rows and in file names.",
             ) from None
+        if "`$.namespace`" in str(error):
+            raise SettingsError(
+                "Namespace is not valid",
+                where=f"{path.name}: namespace",
+                remedy="Write up to 100 characters without blanks, | and \\, as HL7's assigning authority or a URI.",
+            ) from None
         raise SettingsError(
             f"Job file is not valid ({error})", where=path.name, remedy="Correct it; see the how-to on history."
         ) from None
@@ -115,6 +129,7 @@ def load_job(name: str) -> Job:
         maker=document.maker,
         incarnation=document.incarnation,
         queries=queries,
+        namespace=document.namespace,
         max_rejected=document.max_rejected,
         silence_seconds=document.silence_seconds,
         not_to_care=frozenset(document.not_to_care),

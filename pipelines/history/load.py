@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from pipelines.core.takeover import ONE_SHARD
 from pipelines.formats.base import WAREHOUSE
 from pipelines.history.change_detection import (
     CHANGED,
+    CLAIM,
     ENTRY,
     SKIPPED,
     Digests,
@@ -26,8 +28,8 @@ from pipelines.history.change_detection import (
     plan,
     rebased,
 )
-from pipelines.history.columns import with_texts
-from pipelines.history.gate import QualityGate, SuiteGate
+from pipelines.history.columns import in_namespace, names_of, with_texts
+from pipelines.history.gate import QualityError, QualityGate, SuiteGate
 from pipelines.history.job import Job, load_job
 from pipelines.history.rows import RowTexts, decoded_rows, record_rows, typed
 from pipelines.history.spool import Spool
@@ -37,6 +39,7 @@ from pipelines.intake.steps import Steps
 from pipelines.simulator.warehouse_cinc import make_cinc_warehouse
 from pipelines.simulator.warehouse_mimic import make_demo_warehouse
 from vitalake import clock
+from vitalake.errors import InputError, SettingsError
 from vitalake.home import Home
 from vitalake.lake.commits.lake import Lake
 from vitalake.lake.commits.spans import PartId
@@ -54,6 +57,9 @@ BATCH_ROWS = 20_000
 
 SPAN_ROWS = 100_000
 """Messages of a span."""
+
+BEFORE_NAMESPACE = "|"
+"""Stands between the digest of a query's columns and the job's namespace."""
 
 
 def load_history(
@@ -96,13 +102,27 @@ def load_history(
             part = PartId(f"{job.source}.{dataset}", incarnation, 0)
             report = (lambda n, before=count: progress(before + n)) if progress else None
             declared = load_dataset(dataset)
-            rows = (with_texts(batch, declared) for batch in opened.read(query))
-            with Spool(rows, folder=settings.home, rows=BATCH_ROWS, panels=declared.measures) as spool:
+            batches = opened.read(query, known=names_of(declared))
+            rows = (with_texts(batch, declared) for batch in batches)
+            if job.namespace is not None:
+                rows = (in_namespace(batch, declared, job.namespace) for batch in rows)
+            with _of(part):
+                spooled = Spool(rows, folder=settings.home, rows=BATCH_ROWS, panels=declared.measures)
+            with spooled as spool:
                 count += _load(
                     settings, job, spool, part, dataset=dataset, gate=gate, care_admits=care_admits, progress=report
                 )
     sweep(Home(settings).lake(), job.name)
     return count
+
+
+@contextmanager
+def _of(part: PartId) -> Iterator[None]:
+    """Name job and dataset in an error of a query's columns."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(error.what, where=f"{part.topic}: {error.where}", remedy=error.remedy) from None
 
 
 def _embedded(job: Job, home: Path, data: Path | None) -> str:
@@ -133,10 +153,13 @@ def _load(
 ) -> int:
     lake = Home(settings).lake(dataset)
     known = KnownRows(settings.home, f"{part.topic}.{part.topic_id}")
-    found, form = _digests(settings, lake.dataset, spool)
+    with _of(part):
+        found, claims, form = _digests(settings, job, lake.dataset, spool)
+    _check_namespace(known, form)
     to_load = _plan(known, found, form, _known_positions(lake, part), warn=True)
     # One time for the whole load, in whole milliseconds: times of each batch would reveal the order of the query.
     now_us = clock.now_us() // 1000 * 1000
+    _check_claims(known, claims, to_load)
     # Judged before anything is written: rows that fail, and an empty result, leave the lake as it was.
     if to_load.fate.any() or not spool.messages:
         gate.judge(lake.dataset, (table for table, _, _ in _chosen(spool, to_load, lake.dataset, now_us)))
@@ -158,7 +181,7 @@ def _load(
         _log.info("messages have gone from the source", extra={"where": str(part), "count": to_load.missing})
     count, next_of = 0, [positions.new, positions.changed]
     try:
-        known.write(to_load.entries, form)
+        known.write(to_load.entries, form, claims)
         for table, starts, changed in _chosen(spool, to_load, lake.dataset, now_us):
             poll = _poll(job, part, RowTexts(table, starts), changed, next_of, now_us)
             writer.take(steps.mask(_outcome(poll, table, starts, steps, lake.dataset)))
@@ -203,19 +226,62 @@ def changes_of(part: PartId) -> PartId:
     return PartId(part.topic, part.topic_id, part.partition + 1)
 
 
-def _digests(settings: Settings, dataset: Dataset, spool: Spool) -> tuple[npt.NDArray[np.void], str]:
-    """Return the entries of a query's messages, and a digest of its columns.
+def _digests(
+    settings: Settings, job: Job, dataset: Dataset, spool: Spool
+) -> tuple[npt.NDArray[np.void], npt.NDArray[np.void], str]:
+    """Return the entries and the claims of a query's messages, and a digest of its columns with the job's namespace.
 
     Raises:
         InputError: the dataset does not have a column of the query, or a column cannot be cast to its type.
     """
     digests = Digests(dataset, Home(settings).keys.current("vault").secret)
-    found, form = [np.zeros(0, ENTRY)], ""
+    found, claims, form = [np.zeros(0, ENTRY)], [np.zeros(0, CLAIM)], ""
     for table, starts in spool.tables():
         # Cast to the dataset's types: a column that cannot be cast is refused by name, before anything is written.
-        found.append(digests.of(typed(table, dataset), starts))
+        entries, claimed = digests.of(typed(table, dataset), starts)
+        found.append(entries)
+        claims.append(claimed)
         form = hashlib.sha256(str([(field.name, str(field.type)) for field in table.schema]).encode()).hexdigest()
-    return np.concatenate(found), form
+        form += f"{BEFORE_NAMESPACE}{job.namespace}" if job.namespace is not None else ""
+    return np.concatenate(found), np.concatenate(claims), form
+
+
+def _check_namespace(known: KnownRows, form: str) -> None:
+    """Refuse a job that has another namespace than when it loaded its rows: each would be loaded again as another.
+
+    Raises:
+        SettingsError: it has.
+    """
+    entries, before = known.read()
+    if entries.size and form and before.partition(BEFORE_NAMESPACE)[2] != form.partition(BEFORE_NAMESPACE)[2]:
+        raise SettingsError(
+            "Job's namespace is another than that of the rows that it has loaded",
+            where=known.name.rpartition(".")[0],
+            remedy="Write the earlier one, or none if there was none; or load under another source.",
+        )
+
+
+def _check_claims(known: KnownRows, claims: npt.NDArray[np.void], to_load: Plan) -> None:
+    """Refuse records that another source has loaded for another patient: of the two, only one would be shown.
+
+    What both have loaded before is only reported: a refusal would not bring it back.
+
+    Raises:
+        QualityError: there are some among the messages that are to be loaded.
+    """
+    foreign, sources = known.of_another(claims)
+    count = int((foreign & (to_load.fate != SKIPPED)).sum())
+    if count:
+        raise QualityError(
+            "Rows have numbers that another source has given to records of other patients",
+            where=f"{known.name.rpartition('.')[0]}: {count:,} of {len(claims):,}; {', '.join(sources)}",
+            remedy="Nothing of it was published. Give the job a namespace: see docs/how-to/history.md, two sources.",
+        )
+    if foreign.any():
+        _log.warning(
+            "another source has the numbers of these records for other patients: of each two, only one is shown",
+            extra={"where": known.name, "count": int(foreign.sum()), "remedy": "See docs/how-to/history.md."},
+        )
 
 
 def _plan(

@@ -10,9 +10,10 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipelines.formats.shared.keyed import absent
 from pipelines.formats.shared.reasons import Reason
 from pipelines.formats.shared.result import DECODED_SCHEMA, Decoded, Reject
-from pipelines.history.columns import IDENTITY
+from pipelines.history.columns import IDENTITY, places
 from vitalake.errors import InputError
 from vitalake.lake.datasets.dataset import ASSOCIATION, Dataset
 from vitalake.lake.datasets.declared import load_dataset
@@ -98,7 +99,7 @@ def decoded_rows(table: pa.Table, starts: npt.NDArray[np.int64]) -> Decoded:
     empty = np.ones(table.num_rows, np.bool_)
     for name in VALUES:
         empty &= columns[name].is_null().to_numpy(zero_copy_only=False)
-    missing = [(columns[name].is_null().to_numpy(zero_copy_only=False), why, path) for name, why, path in _NEEDED]
+    missing = [(absent(columns[name]), why, path) for name, why, path in _NEEDED]
     declared = load_dataset("observation")
     unfit = [(_not_among(columns[name], declared.column(name).values), why, path) for name, why, path in _CLOSED]
     for bad, why, path in [*missing, (empty, Reason.NO_VALUE, "Observation.value[x]"), *unfit]:
@@ -136,11 +137,12 @@ def typed(table: pa.Table, dataset: Dataset) -> pa.Table:
     if dataset.measures:
         own = {name: pa.field(name, pa.string()) for name in (*IDENTITY, "panel_code")}
         fields |= own | {"issued_at": DECODED_SCHEMA.field("issued_at")}
-    if unknown := sorted(set(table.schema.names) - fields.keys()):
+    if unknown := [place for place, name in enumerate(table.schema.names) if name not in fields]:
+        several = len(unknown) > 1
         raise InputError(
-            "Query returns a column that its dataset does not have",
-            where=f"{dataset.name}: {', '.join(unknown)}",
-            remedy="Leave it out, or name it as in the reference of the datasets.",
+            f"Query returns {f'{len(unknown):,} columns' if several else 'a column'} that its dataset does not have",
+            where=places(unknown, len(table.schema.names)),
+            remedy="Leave them out, or name each as in the reference of the datasets.",
         )
     return pa.table({name: _column(table, fields[name]) for name in table.schema.names})
 
@@ -165,7 +167,8 @@ def record_rows(table: pa.Table, dataset: Dataset) -> Decoded:
     columns.setdefault("available_at", pa.nulls(table.num_rows, dataset.schema.field("available_at").type))
     batch = pa.RecordBatch.from_arrays(list(columns.values()), names=list(columns))
     prefix = b"sql|" if dataset.kind == ASSOCIATION else f"sql|{dataset.name}|".encode()
-    identities = [None if name is None else prefix + name for name in named.to_pylist()]
+    # Records with an empty name would all be one record.
+    identities = [prefix + name if name and name.strip() else None for name in named.to_pylist()]
     return Decoded(batch, identities, message, unfinished=True)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from functools import partial
 from importlib import import_module
@@ -13,9 +13,9 @@ import pyarrow as pa
 
 from pipelines.history.columns import plain
 from pipelines.history.silence import Silent, answered
-from pipelines.history.warehouses.base import Target, WarehouseKind
-from pipelines.history.warehouses.registry import OURS, warehouse_kind
-from vitalake.errors import ServiceUnavailable, SettingsError
+from pipelines.history.warehouses.base import Reads, Target, WarehouseKind, anything
+from pipelines.history.warehouses.registry import OURS, failed, warehouse_kind, where_registered
+from vitalake.errors import ServiceUnavailable, SettingsError, VitaLakeError
 from vitalake.settings import has_password, resolve_references
 
 _T = TypeVar("_T")
@@ -27,16 +27,19 @@ SILENCE_SECONDS = 900.0
 class Warehouse:
     """An open connection that only reads, in one snapshot from its first query on."""
 
-    def __init__(self, connection: Any, name: str, *, silence_seconds: float | None = None) -> None:
+    def __init__(
+        self, connection: Any, name: str, *, silence_seconds: float | None = None, reads: Reads = anything
+    ) -> None:
         """Use an open connection.
 
         Args:
             connection: of ADBC.
             name: of the warehouse, for errors.
             silence_seconds: longest wait for the next answer; None: for ever, for a warehouse without a server.
+            reads: whether a query only reads.
         """
         self._connection, self._name = connection, name
-        self._seconds = silence_seconds
+        self._seconds, self._reads = silence_seconds, reads
 
     def run(self, *statements: str) -> None:
         """Execute statements that return nothing, and commit.
@@ -53,20 +56,30 @@ class Warehouse:
     def _answered(self, call: Callable[[], _T]) -> _T:
         return answered(call, seconds=self._seconds, where=self._name)
 
-    def read(self, sql: str) -> Iterator[pa.RecordBatch]:
+    def read(self, sql: str, *, known: Collection[str] = ()) -> Iterator[pa.RecordBatch]:
         """Yield the rows of a SELECT in batches, streamed.
+
+        Args:
+            sql: the SELECT.
+            known: names of columns that errors may show: a query can take others from a patient's text.
 
         Raises:
             InputError: a column could be misread: see plain.
             ServiceUnavailable: the warehouse refuses the query. Its message is not shown, because it can quote a value.
             Silent: the server does not answer in time.
         """
+        if not self._reads(sql):
+            raise ServiceUnavailable(
+                "Warehouse refuses the query (it is not one SELECT)",
+                where=self._name,
+                remedy="Write one SELECT; it may begin with WITH. What else the query is to do, do in the warehouse.",
+            ) from None
         cursor = self._connection.cursor()
         try:
             self._answered(partial(cursor.execute, sql))
             batches = cursor.fetch_record_batch()
             while (batch := self._answered(partial(next, batches, None))) is not None:
-                yield plain(batch)
+                yield plain(batch, known)
         except Silent:
             cursor = None  # the call still waits in its thread: do not close the cursor under it
             raise
@@ -118,13 +131,20 @@ def open_warehouse(address: str, *, home: Path, silence_seconds: float = SILENCE
     try:
         connection = kind.connect(dbapi, target.uri)
     except (dbapi.Error, OSError) as error:
-        raise _cannot_be_opened(error, target) from None
-    opened = Warehouse(connection, target.name, silence_seconds=silence_seconds if kind.server else None)
+        remedy = "Check address, user and password. End other processes that use the same DuckDB file."
+        raise _cannot_be_opened(error, target.name, remedy) from None
+    except Exception as error:  # the driver's code can raise anything
+        raise failed(kind, "connect", error) from None
+    opened = Warehouse(
+        connection, target.name, silence_seconds=silence_seconds if kind.server else None, reads=kind.reads
+    )
     try:
         try:
             opened.run(*target.session)
         except (dbapi.Error, OSError) as error:
-            raise _cannot_be_opened(error, target) from None
+            where = f"{target.name}, {where_registered(kind)}"
+            remedy = "It refuses what the driver executes first: use another driver, or correct its session."
+            raise _cannot_be_opened(error, where, remedy) from None
         yield opened
     except Silent:
         raise  # without closing the connection, in which a call still waits
@@ -147,18 +167,21 @@ def _driver(kind: WarehouseKind) -> Any:
 
 
 def _target(kind: WarehouseKind, address: str, home: Path) -> Target:
-    """Return what an address means; of a ValueError nothing is shown, because its text can quote the address."""
+    """Return what an address means; of an error nothing is shown, because its text can quote the address."""
     try:
-        return kind.locate(address, home)
+        target = kind.locate(address, home)
+        if not isinstance(target, Target):
+            raise TypeError
+    except VitaLakeError:
+        raise
     except ValueError:
         raise SettingsError(
             "Warehouse's address is not valid", where="warehouse", remedy=f"Write it as {' or '.join(kind.addresses)}"
         ) from None
+    except Exception as error:  # the driver's code can raise anything
+        raise failed(kind, "locate", error) from None
+    return target
 
 
-def _cannot_be_opened(error: Exception, target: Target) -> ServiceUnavailable:
-    return ServiceUnavailable(
-        f"Warehouse cannot be opened ({type(error).__name__})",
-        where=target.name,
-        remedy="Check address, user and password. End other processes that use the same DuckDB file.",
-    )
+def _cannot_be_opened(error: Exception, where: str, remedy: str) -> ServiceUnavailable:
+    return ServiceUnavailable(f"Warehouse cannot be opened ({type(error).__name__})", where=where, remedy=remedy)

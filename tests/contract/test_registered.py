@@ -88,6 +88,15 @@ class TestWarehouseDuckdb(WarehouseContract):
 
     kind = duckdb_kind.WAREHOUSE
     fails = ("SELECT CAST(word AS INTEGER) FROM beats", "SELECT error(word) FROM beats")
+    exports = (
+        "COPY beats TO '{path}'",
+        "COPY (PIVOT beats ON word USING count(*)) TO '{path}'",
+        "EXPLAIN ANALYZE COPY beats TO '{path}'",
+        "SELECT n FROM beats; COPY beats TO '{path}'",
+        "SELECT n FROM beats) AS a; COPY beats TO '{path}'; FROM (SELECT 1",
+        "EXPORT DATABASE '{path}'",
+        "ATTACH '{path}' AS leak",
+    )
 
     @pytest.fixture
     def filled(self, tmp_path: Path) -> Filled:
@@ -105,6 +114,13 @@ class TestWarehousePostgresql(WarehouseContract):
 
     kind = postgresql_kind.WAREHOUSE
     fails = ("SELECT CAST(word AS integer) FROM beats", "SELECT 1 / (n - 500) FROM beats ORDER BY n")
+    exports = (
+        "COPY beats TO '{path}'",
+        "COPY beats TO PROGRAM 'cat > {path}'",
+        "/* a */ -- b\n COPY beats TO '{path}'",
+        "/* /* */ SELECT */ COPY beats TO '{path}'",
+        "SELECT n FROM beats; COPY beats TO '{path}'",
+    )
 
     @pytest.fixture
     def filled(self, tmp_path: Path, postgres: PostgresServer) -> Filled:

@@ -65,10 +65,12 @@ class WarehouseContract:
     Attributes:
         kind: the kind of warehouse; it is registered, as addresses are looked up by their scheme.
         fails: queries of ``beats`` that the warehouse can only refuse when it comes to a row, and would quote it.
+        exports: statements by which the driver could write rows to the file ``{path}``; empty: it has none.
     """
 
     kind: ClassVar[WarehouseKind]
     fails: ClassVar[tuple[str, ...]] = ()
+    exports: ClassVar[tuple[str, ...]] = ()
 
     @contextmanager
     def _opened(self, filled: Filled, address: str = "") -> Iterator[Warehouse]:
@@ -128,6 +130,17 @@ class WarehouseContract:
             assert [word for batch in batches for word in batch["word"].to_pylist()] == [WORD] * ROWS
             with pytest.raises(ServiceUnavailable):
                 list(warehouse.read("SELECT n FROM made"))
+
+    def test_a_write_to_a_file_is_refused(self, filled: Filled) -> None:
+        """A rollback takes no file away, and the file has every value in clear."""
+        before = _files(filled.home)
+        for statement in self.exports:
+            with (
+                pytest.raises(ServiceUnavailable, match="Warehouse refuses the query"),
+                self._opened(filled) as warehouse,
+            ):
+                list(warehouse.read(statement.format(path=filled.home / "leak.csv")))
+            assert _files(filled.home) == before, statement
 
     def test_a_wrong_query_is_refused_and_the_error_shows_no_value_and_no_address(self, filled: Filled) -> None:
         wrong = ("SELECT Zzmarker FROM beats", "SELECT * FROM Zzmarker", "SELEC 'Zzmarker'", *self.fails)

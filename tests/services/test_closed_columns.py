@@ -245,7 +245,7 @@ def test_what_is_no_identifier_is_refused_by_name(home: Path, expression: str) -
     (home / "bad.yaml").write_text("source: bad\nwarehouse: 'duckdb::memory:'\ndatasets: {encounter: bad.sql}\n")
     with pytest.raises(InputError, match="not of type string") as caught:
         load_history(load_settings(home), str(home / "bad.yaml"))
-    assert caught.value.where == "patient_id"
+    assert caught.value.where == "bad.encounter: patient_id"
 
 
 def test_an_empty_list_is_named_by_doctor(home: Path) -> None:

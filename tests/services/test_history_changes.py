@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 from governance.query.catalogue import Catalogue
 from governance.query.engine import connect
 from pipelines.history import load
-from pipelines.history.change_detection import CHANGED, ENTRY, NEW, SKIPPED, Digests, KnownRows, Positions, plan
+from pipelines.history.change_detection import CHANGED, CLAIM, ENTRY, NEW, SKIPPED, Digests, KnownRows, Positions, plan
 from pipelines.history.gate import QualityError
 from pipelines.history.load import load_history
 from vitalake import clock
@@ -400,7 +400,7 @@ def _replaced(there: Counter[tuple[int, int]], state: list[tuple[int, int]]) -> 
 def test_a_file_that_is_no_such_file_is_none(tmp_path: Path) -> None:
     remembered = KnownRows(tmp_path, "x")
     assert len(remembered.read()[0]) == 0
-    remembered.write(entries([(1, 2)]), "form")
+    remembered.write(entries([(1, 2)]), "form", np.zeros(0, CLAIM))
     assert remembered.read()[0]["content"].tolist() == [2]
     assert remembered.read()[1] == "form"
     path = tmp_path / "history" / "x.npz"
@@ -414,7 +414,7 @@ def test_a_file_that_is_no_such_file_is_none(tmp_path: Path) -> None:
 def test_without_room_nothing_is_loaded(tmp_path: Path) -> None:
     (tmp_path / "history").write_text("in the way")
     with pytest.raises(LakeError, match="Digests of the loaded messages cannot be written"):
-        KnownRows(tmp_path, "x").write(entries([]), "")
+        KnownRows(tmp_path, "x").write(entries([]), "", np.zeros(0, CLAIM))
 
 
 @pytest.mark.parametrize("name", ["observation", "encounter"])
@@ -429,16 +429,17 @@ def test_digests_do_not_depend_on_how_rows_are_cut_and_do_on_everything_they_say
             "identity_value": ["i", "j", None, "k"],
         }
     )  # fmt: skip
-    whole = digests.of(table, np.arange(4))
-    parts = np.concatenate([digests.of(table.slice(0, 1), np.arange(1)), digests.of(table.slice(1), np.arange(3))])
+    whole = digests.of(table, np.arange(4))[0]
+    cut = (digests.of(table.slice(0, 1), np.arange(1))[0], digests.of(table.slice(1), np.arange(3))[0])
+    parts = np.concatenate(cut)
     assert whole.tolist() == parts.tolist()
     assert len({*whole["key"].tolist()}) == len({*whole["content"].tolist()}) == 4
-    assert digests.of(table, np.array([0, 2]))["content"].tolist() != whole["content"][[0, 2]].tolist()
-    assert Digests(load_dataset(name), b"l" * 32).of(table, np.arange(4)).tolist() != whole.tolist()
+    assert digests.of(table, np.array([0, 2]))[0]["content"].tolist() != whole["content"][[0, 2]].tolist()
+    assert Digests(load_dataset(name), b"l" * 32).of(table, np.arange(4))[0].tolist() != whole.tolist()
     for column in table.schema.names:
         changed = table.set_column(table.schema.get_field_index(column), column, shifted(table[column]))
-        assert (digests.of(changed, np.arange(4))["content"] != whole["content"]).any(), column
-    assert len(digests.of(table.slice(0, 0), np.arange(0))) == 0
+        assert (digests.of(changed, np.arange(4))[0]["content"] != whole["content"]).any(), column
+    assert len(digests.of(table.slice(0, 0), np.arange(0))[0]) == 0
 
 
 def shifted(column: pa.ChunkedArray) -> pa.ChunkedArray:

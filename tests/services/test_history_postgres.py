@@ -251,7 +251,7 @@ def _job(home: Path, address: str, **queries: str) -> Iterator[Path]:
         ("encounter", _STAYS.format(id="text", columns="INTERVAL '1 day' AS discharged_at"), "discharged_at"),
         ("encounter", _STAYS.format(id="text", columns="'10.0.0.1'::inet AS admission_type"), "admission_type"),
         ("encounter", _STAYS.format(id="text", columns="1e9::float8 AS admission_type"), "admission_type"),
-        ("encounter", _STAYS.format(id="text", columns="'x' AS admision_type"), "admision_type"),
+        ("encounter", _STAYS.format(id="text", columns="'x' AS admision_type"), "column 5 of 5"),
         ("encounter", _STAYS.format(id="text", columns="'{}'::jsonb AS admission_type"), "admission_type"),
         ("encounter", _STAYS.format(id="text", columns="B'101' AS admission_type"), "admission_type"),
         ("encounter", _of_patient("i % 2 = 0"), "patient_id"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import date, datetime
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import msgspec
 import pyarrow as pa
 
-from pipelines.formats.fhir.elements import checked, reference_of, version_of
+from pipelines.formats.fhir.elements import checked, own_name, reference_of, version_of
 from pipelines.formats.fhir.model import NoSuchElement, check_elements, check_resource
 from pipelines.formats.fhir.paths import reason_of
 from pipelines.formats.fhir.records import Row, instant_of, updated_of
@@ -41,12 +42,14 @@ Left out are those that print (trace), that depend on the time of reading (now),
 by the length of the message (matches, repeat, descendants).
 """
 
-
 MOST_ELEMENTS = 10_000
 """Elements that a resource may have, every item of a list counted.
 
 The time of an expression grows with them, of some expressions with their square; ordinary ones have fewer than 500.
 """
+
+_MODIFIERS = frozenset({"modifierExtension", "implicitRules"})
+"""Elements that can change the meaning of those around them, and may be anywhere in a resource."""
 
 
 class FhirDeclaredDecoder:
@@ -105,7 +108,7 @@ class FhirDeclaredDecoder:
             raise Refused(Reason.WRONG_RESOURCE)
         if message.get("implicitRules") is not None:
             raise Refused(Reason.MODIFIED, "Bundle.implicitRules")
-        found = [row for entry in _entries(message) for row in self._rows(*entry)]
+        found = [row for entry in _entries(message, self._resource) for row in self._rows(*entry)]
         if len(found) > MOST_ROWS:
             raise Refused(Reason.TOO_MANY_ROWS)
         return found
@@ -113,11 +116,8 @@ class FhirDeclaredDecoder:
     def _rows(self, resource: dict[str, Any], full_url: str | None) -> Iterator[Row]:
         if resource.get("resourceType") != self._resource:
             return
-        if resource.get("implicitRules") is not None or resource.get("modifierExtension"):
-            raise Refused(Reason.MODIFIED, f"{self._resource}.modifierExtension")
-        if _has_too_many_elements(resource):
-            raise Refused(Reason.TOO_MANY_ELEMENTS, self._resource)
-        if self._skip is not None and _evaluated(self._skip, resource, self._resource) == [True]:
+        _check_whole(resource, self._resource)
+        if self._skip is not None and _is_true(_evaluated(self._skip, resource, self._resource), self._resource):
             return
         row: Row = {"identity": self._identity(resource, full_url)}
         for column, evaluate in self._columns:
@@ -129,15 +129,14 @@ class FhirDeclaredDecoder:
         yield row
 
     def _identity(self, resource: dict[str, Any], full_url: str | None) -> bytes | None:
-        name = full_url if full_url and full_url.startswith("urn:") else resource.get("id")
-        if name is None:
-            return None
-        if not isinstance(name, str):
+        given = resource.get("id")
+        if not isinstance(given, str | None):
             raise Refused(Reason.WRONG_SHAPE, f"{self._resource}.id")
-        return f"fhir|{self._dataset.name}|{checked(name)}".encode()
+        name = own_name(given, full_url)
+        return None if name is None else f"fhir|{self._dataset.name}|{name}".encode()
 
 
-def _entries(bundle: dict[str, Any]) -> Iterator[tuple[dict[str, Any], str | None]]:
+def _entries(bundle: dict[str, Any], wanted: str) -> Iterator[tuple[dict[str, Any], str | None]]:
     entries = bundle.get("entry")
     if not entries:
         raise Refused(Reason.NO_VALUE, "Bundle.entry")
@@ -147,6 +146,8 @@ def _entries(bundle: dict[str, Any]) -> Iterator[tuple[dict[str, Any], str | Non
         resource = entry.get("resource") if isinstance(entry, dict) else None
         if not isinstance(resource, dict) or resource.get("resourceType") not in RESOURCES:
             raise Refused(Reason.WRONG_RESOURCE, f"Bundle.entry[{place}].resource")
+        if resource["resourceType"] == wanted and entry.get("modifierExtension"):
+            raise Refused(Reason.MODIFIED, "Bundle.entry.modifierExtension")
         url = entry.get("fullUrl")
         yield resource, url if isinstance(url, str) else None
 
@@ -182,20 +183,42 @@ def _refused(dataset: Dataset, what: str, at: tuple[str | int, ...], remedy: str
     return refused(what, where=place.where, text=place.path.read_text(encoding="utf-8"), at=at, remedy=remedy)
 
 
-def _has_too_many_elements(resource: dict[str, Any]) -> bool:
-    """Return whether a resource has more elements than are read; counting ends where it is known."""
-    count, nested = 0, [iter(resource.values())]
+def _check_whole(resource: dict[str, Any], kind: str) -> None:
+    """Refuse a resource that has more elements than are read, or one that can change what others mean.
+
+    A modifierExtension of a backbone element or a contained resource counts like one of the resource itself: an
+    expression can read any part, and which parts it reads is not known.
+
+    Raises:
+        Refused: it has; counting ends where that is known.
+    """
+    count, nested = 0, [iter(resource.items())]
     while nested:
-        for value in nested[-1]:
+        for name, value in nested[-1]:
             count += 1
             if count > MOST_ELEMENTS:
-                return True
+                raise Refused(Reason.TOO_MANY_ELEMENTS, kind)
+            if name in _MODIFIERS and value not in (None, []):
+                raise Refused(Reason.MODIFIED, f"{kind}.modifierExtension")
             if isinstance(value, dict | list) and value:
-                nested.append(iter(value.values() if isinstance(value, dict) else value))
+                inner = value.items() if isinstance(value, dict) else (("", item) for item in value)
+                nested.append(iter(inner))
                 break
         else:
             nested.pop()
-    return False
+
+
+def _is_true(found: list[Any], where: str) -> bool:
+    """Return a result as a boolean, by FHIRPath's singleton evaluation of collections.
+
+    An empty result counts as false, and a single item that is no boolean as true.
+
+    Raises:
+        Refused: the result has several items.
+    """
+    if len(found) > 1:
+        raise Refused(Reason.WRONG_SHAPE, where)
+    return bool(found) and found[0] is not False
 
 
 def _of_meta(resource: dict[str, Any], kind: str) -> tuple[int, datetime | None]:
@@ -345,7 +368,10 @@ def _whole(kind: pa.DataType, value: Any) -> int:
 def _number(value: Any) -> float:
     if isinstance(value, str):
         raise TypeError
-    return float(value)
+    number = float(value)
+    if not math.isfinite(number):  # an expression can compute a number that no float holds
+        raise ValueError
+    return number
 
 
 def _day(text: str, where: str) -> date:

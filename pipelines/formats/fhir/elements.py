@@ -48,6 +48,16 @@ def checked(text: str) -> str:
     return text
 
 
+def own_name(given: str | None, full_url: str | None) -> str | None:
+    """Return the name by which references mean a resource: the ``urn:`` of its entry, else its id.
+
+    None if neither says anything: an empty name would be the same for all resources without one.
+    """
+    urn = full_url is not None and full_url.startswith("urn:") and full_url.rpartition(":")[2].strip()
+    name = full_url if urn else given
+    return checked(name) if name and name.strip() else None
+
+
 def code_of(raw: bytes, vocabulary: Vocabulary | None = None) -> str:
     """Return the LOINC code of a CodeableConcept, or ``<system>|<code>`` of its first coding if it has none.
 

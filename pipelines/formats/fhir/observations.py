@@ -157,7 +157,11 @@ def _unbundle(
         elif not resource.entry:
             rejects[i] = Reject(i, Reason.NO_VALUE, "Bundle.entry")
         else:
-            found = [entry.resource for entry in resource.entry if isinstance(entry.resource, Observation)]
+            wanted = [entry for entry in resource.entry if isinstance(entry.resource, Observation)]
+            if b"".join([entry.modifierExtension for entry in wanted]):
+                rejects[i] = Reject(i, Reason.MODIFIED, "Bundle.entry.modifierExtension")
+                continue
+            found = [entry.resource for entry in wanted]
             observations += found
             owner += [i] * len(found)
             if not found:

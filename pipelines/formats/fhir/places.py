@@ -10,6 +10,7 @@ from msgspec import Raw
 from pipelines.formats.fhir.elements import checked
 from pipelines.formats.fhir.record_structs import Period, ShownConcept, TypedIdentifier
 from pipelines.formats.shared.encoded import Refused
+from pipelines.formats.shared.reasons import Reason
 from pipelines.online_store.placing import NOWHERE, bed_name
 from vitalake import clock
 
@@ -31,6 +32,7 @@ class _Where(msgspec.Struct, gc=False):
 class _Location(msgspec.Struct, gc=False):
     """An entry of Encounter.location; ``form`` is R5's name for ``physicalType``."""
 
+    modifierExtension: Raw = Raw(b"")
     location: _Where | None = None
     status: str | None = None
     physicalType: ShownConcept | None = None
@@ -63,12 +65,20 @@ def place_of(raw: Raw, admitted: datetime | None) -> str | None:
     Args:
         raw: Encounter.location.
         admitted: the beginning, if the location has none.
+
+    Raises:
+        Refused: a location has a modifierExtension.
     """
     text = bytes(raw)
     if not text or text == b"null":
         return None
     try:
         entries, now = _LOCATIONS.decode(text), clock.now()
+    except (msgspec.MsgspecError, ValueError):
+        return None
+    if any(bytes(entry.modifierExtension) for entry in entries):
+        raise Refused(Reason.MODIFIED, "Encounter.location.modifierExtension")
+    try:
         early = _begun_by_their_clock(entries, now)
         place = _place_at(entries, now, admitted, early)
         ahead = {

@@ -84,6 +84,7 @@ class ShownConcept(msgspec.Struct, gc=False):
 class Hospitalization(msgspec.Struct, gc=False):
     """How a stay began and ended."""
 
+    modifierExtension: Raw = _ABSENT
     admitSource: ShownConcept | None = None
     dischargeDisposition: ShownConcept | None = None
 
@@ -142,7 +143,11 @@ DATASET_RESOURCES: dict[str, tuple[type[Resource], ...]] = {
 def message_type(dataset: str) -> tuple[object, type[msgspec.Struct]]:
     """Return the type of a dataset's messages, and the type of a Bundle among them."""
     wanted = DATASET_RESOURCES[dataset]
-    entry = msgspec.defstruct("Entry", [("resource", entry_types(*wanted)), ("fullUrl", str | None, None)], gc=False)
+    entry = msgspec.defstruct(
+        "Entry",
+        [("resource", entry_types(*wanted)), ("fullUrl", str | None, None), ("modifierExtension", Raw, _ABSENT)],
+        gc=False,
+    )
     bundle = msgspec.defstruct(
         "Bundle",
         [("entry", list[entry], []), ("implicitRules", str | None, None)],  # type: ignore[valid-type]

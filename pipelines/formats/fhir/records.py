@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from pipelines.formats.fhir.elements import checked, reference_of, version_of
+from pipelines.formats.fhir.elements import checked, own_name, reference_of, version_of
 from pipelines.formats.fhir.paths import fhir_path, reason_of
 from pipelines.formats.fhir.places import place_of
 from pipelines.formats.fhir.record_structs import (
@@ -129,7 +129,10 @@ class FhirRecordDecoder:
         entries = message.entry  # type: ignore[attr-defined]
         if not entries:
             raise Refused(Reason.NO_VALUE, "Bundle.entry")
-        found = [row for e in entries if isinstance(e.resource, self._wanted) for row in _rows(e.resource, e.fullUrl)]
+        wanted = [entry for entry in entries if isinstance(entry.resource, self._wanted)]
+        if any(bytes(entry.modifierExtension) for entry in wanted):
+            raise Refused(Reason.MODIFIED, "Bundle.entry.modifierExtension")
+        found = [row for entry in wanted for row in _rows(entry.resource, entry.fullUrl)]
         if len(found) > MOST_ROWS:
             raise Refused(Reason.TOO_MANY_ROWS)
         return found
@@ -149,17 +152,11 @@ def _rows(resource: Resource, full_url: str | None) -> Iterator[Row]:
     kind = type(resource).__name__
     if resource.implicitRules is not None or bytes(resource.modifierExtension):
         raise Refused(Reason.MODIFIED, f"{kind}.modifierExtension")
-    row = _MAKERS[type(resource)](resource, _own_name(resource, full_url))
+    row = _MAKERS[type(resource)](resource, own_name(resource.id, full_url))
     if row is not None:
         row["version"] = _of_meta(resource, version_of) or 0
         row.setdefault("available_at", _of_meta(resource, updated_of))
         yield row
-
-
-def _own_name(resource: Resource, full_url: str | None) -> str | None:
-    """Return the name by which references mean the resource: the ``urn:`` of its entry, else its id."""
-    name = full_url if full_url and full_url.startswith("urn:") else resource.id
-    return checked(name) if name else None
 
 
 def _of_meta(resource: Resource, read: Callable[[bytes], Any]) -> Any:
@@ -302,6 +299,8 @@ def _encounter(encounter: Encounter, name: str | None) -> Row | None:
         raise Refused(Reason.BAD_STATUS, "Encounter.status")
     period = encounter.period or encounter.actualPeriod
     stay = encounter.hospitalization or encounter.admission or Hospitalization()
+    if bytes(stay.modifierExtension):
+        raise Refused(Reason.MODIFIED, "Encounter.hospitalization.modifierExtension")
     began = "ed" if "EMER" in _classes(encounter.kind) else _category("admission_type", stay.admitSource)
     admitted = instant_of(period.start if period else None, "Encounter.period.start")
     ended = instant_of(period.end if period else None, "Encounter.period.end")

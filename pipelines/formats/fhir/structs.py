@@ -163,6 +163,7 @@ class Entry(msgspec.Struct, gc=False):
     """One resource of a Bundle."""
 
     resource: InBundle  # type: ignore[valid-type]
+    modifierExtension: Raw = _ABSENT
 
 
 _OF_DATASETS = frozenset({"Observation", "Patient", "Encounter", "Condition", "Device", "DeviceUseStatement"})

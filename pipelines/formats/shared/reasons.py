@@ -48,7 +48,7 @@ EXPLAINED: dict[Reason, str] = {
     Reason.NO_SUBJECT: "No usable patient or device: a name, a contained resource, a wrong number; or it has a focus.",
     Reason.NO_CODE: "code, component.code or OBX-3 holds no code.",
     Reason.NO_VALUE: "No value of a type that is read, and no reason for its absence; an empty Bundle; no OBX.",
-    Reason.MODIFIED: "modifierExtension or implicitRules: they can change the meaning of the message.",
+    Reason.MODIFIED: "modifierExtension or implicitRules, also of an element or entry: they can change what it means.",
     Reason.CONTROL_CHARACTER: "An identifier, a reference or a text contains U+0000.",
     Reason.TOO_MANY_ROWS: "The message has more rows than a panel or Bundle may have.",
     Reason.TOO_MANY_ELEMENTS: "A resource of a dataset with FHIRPath has more elements than a resource may have.",

@@ -47,6 +47,18 @@ def by_uri(dbapi: Any, uri: str) -> Any:
     return dbapi.connect(uri)
 
 
+Reads = Callable[[str], bool]
+"""Takes a job's query, and returns whether it does nothing but read.
+
+A driver that runs in this process can write files with the rights of the process (``COPY … TO``), and no rollback takes
+a file away."""
+
+
+def anything(_query: str) -> bool:
+    """Let every query pass, because the warehouse itself refuses to write."""
+    return True
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WarehouseKind:
     """A kind of warehouse, as a package registers it.
@@ -61,6 +73,7 @@ class WarehouseKind:
         locate: takes address and home, and returns what the driver needs.
         connect: takes the DBAPI module and the target's URI, and returns a connection. The connection cannot change the
             warehouse: it is read-only, or what it writes is not committed.
+        reads: whether a query only reads; one that does not is not executed.
         server: whether a server answers. Then each of its answers is waited for no longer than the job's
             ``silence_seconds``; a driver in this process is waited for without a limit.
     """
@@ -71,6 +84,7 @@ class WarehouseKind:
     dbapi: str
     locate: Locate
     connect: Connect = by_uri
+    reads: Reads = anything
     server: bool = False
 
     @property

@@ -36,6 +36,23 @@ def connect(dbapi: Any, uri: str) -> Any:
     return dbapi.connect(uri)
 
 
+def reads(query: str) -> bool:
+    """Return whether a query is one SELECT: also one that begins with WITH, FROM, VALUES or PIVOT.
+
+    The type of the statement alone does not say it: a PIVOT has the same type as a COPY of one. But only of what reads
+    a table can be made.
+    """
+    import duckdb
+
+    allowed = (duckdb.StatementType.SELECT, duckdb.StatementType.MULTI)
+    try:
+        (statement,) = duckdb.extract_statements(query)
+        (_,) = duckdb.extract_statements(f"CREATE TABLE made AS {query}")  # parsed, and never executed
+    except (duckdb.Error, ValueError):  # ValueError: there are several, or none
+        return False
+    return statement.type in allowed
+
+
 WAREHOUSE = WarehouseKind(
     scheme="duckdb",
     description="a DuckDB file, or CSV and Parquet files",
@@ -43,4 +60,5 @@ WAREHOUSE = WarehouseKind(
     dbapi="adbc_driver_duckdb.dbapi",
     locate=locate,
     connect=connect,
+    reads=reads,
 )

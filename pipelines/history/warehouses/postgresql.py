@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
@@ -31,6 +32,20 @@ _LIBPQ = {
 """Defaults for parameters of PostgreSQL's client library, in seconds; the last one in milliseconds."""
 
 
+_SELECT = re.compile(
+    r"(\s|\(|--[^\n]*\n|/\*((?!/\*|\*/).)*\*/)*(SELECT|WITH|VALUES|TABLE)\b", re.IGNORECASE | re.DOTALL
+)
+"""The beginning of a query, behind comments; a comment within a comment is not read."""
+
+
+def reads(query: str) -> bool:
+    """Return whether a query is a SELECT: a role that may, writes files of the server by COPY, also if it reads only.
+
+    The first word tells, because the transaction refuses what writes tables, and the driver several statements.
+    """
+    return _SELECT.match(query) is not None
+
+
 def with_keepalives(address: str) -> str:
     """Return the address of a server with network time-outs added, where it does not set them."""
     parts = urlsplit(address)
@@ -50,5 +65,6 @@ WAREHOUSE = WarehouseKind(
     addresses=("postgresql://…",),
     dbapi="adbc_driver_postgresql.dbapi",
     locate=locate,
+    reads=reads,
     server=True,
 )

@@ -60,6 +60,22 @@ def warehouse_kind(address: str) -> WarehouseKind:
     return _loaded(entries[scheme])
 
 
+def where_registered(kind: WarehouseKind) -> str:
+    """Return the text that names a kind's entry point in an error."""
+    return plugins.describe(registered()[kind.scheme])
+
+
+def failed(kind: WarehouseKind, function: str, error: Exception) -> SettingsError:
+    """Return the error of a kind whose code fails; it names the entry point and the type of the error, not its text.
+
+    Args:
+        kind: the kind.
+        function: which of its functions failed.
+        error: what it raised.
+    """
+    return plugins.unusable(registered()[kind.scheme], f"fails in `{function}` ({type(error).__name__})")
+
+
 def _loaded(entry: EntryPoint) -> WarehouseKind:
     kind = plugins.load(entry)
     if not isinstance(kind, WarehouseKind):

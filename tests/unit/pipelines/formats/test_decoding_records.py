@@ -130,6 +130,21 @@ def test_a_device_that_is_with_a_patient() -> None:
         ("patient", "Patient", {"name": {"family": "Doe"}}, Reason.WRONG_SHAPE),
         ("patient", "Patient", {"meta": {"lastUpdated": "yesterday"}}, Reason.BAD_TIME),
         ("patient", "Patient", {"modifierExtension": [{"url": "x"}]}, Reason.MODIFIED),
+        ("patient", "Patient", {"id": " "}, Reason.NO_KEY),
+        ("encounter", "Encounter", {**ENCOUNTER, "id": ""}, Reason.NO_KEY),
+        (
+            "encounter",
+            "Encounter",
+            {**ENCOUNTER, "hospitalization": {"modifierExtension": [{"url": "x"}]}},
+            Reason.MODIFIED,
+        ),
+        ("encounter", "Encounter", {**ENCOUNTER, "admission": {"modifierExtension": [{"url": "x"}]}}, Reason.MODIFIED),
+        (
+            "encounter",
+            "Encounter",
+            {**ENCOUNTER, "location": [{}, {"modifierExtension": [{"url": "x"}]}]},
+            Reason.MODIFIED,
+        ),
         ("patient", "Medication", {}, Reason.WRONG_RESOURCE),
         ("encounter", "Encounter", {**ENCOUNTER, "subject": None}, Reason.NO_SUBJECT),
         ("encounter", "Encounter", {**ENCOUNTER, "subject": 7}, Reason.WRONG_SHAPE),
@@ -181,6 +196,18 @@ def test_a_bundle_gives_each_dataset_its_own() -> None:
     assert rejects[2].reason is Reason.NOT_JSON
     observed = decoder_of("fhir").decode([mixed, bundle(resource("Patient"))])
     assert (observed.message.tolist(), observed.empty) == ([0], [1])
+
+
+def test_a_modifier_extension_of_an_entry_rejects_its_bundle_for_the_dataset_of_its_resource() -> None:
+    entries = [
+        {"resource": resource("Patient")},
+        {"resource": resource("Encounter", **ENCOUNTER), "modifierExtension": [{"url": "x"}]},
+    ]
+    bundle = json.dumps({"resourceType": "Bundle", "entry": entries}).encode()
+    decoded, rows, _ = take("fhir", "patient", bundle)
+    assert len(rows) == 1 and not decoded.rejects
+    decoded, rows, rejects = take("fhir", "encounter", bundle)
+    assert not rows and rejects[0].reason is Reason.MODIFIED
 
 
 def test_one_bad_resource_rejects_its_bundle() -> None:

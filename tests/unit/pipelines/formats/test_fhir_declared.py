@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -109,6 +110,26 @@ def test_a_bundle_gives_its_rows_and_what_it_has_besides_is_of_other_datasets() 
         ({"subject": "Patient/4711"}, Reason.WRONG_SHAPE, "medication_administration.patient_id"),
         ({"modifierExtension": [{"url": "x"}]}, Reason.MODIFIED, "MedicationAdministration.modifierExtension"),
         ({"implicitRules": "x"}, Reason.MODIFIED, "MedicationAdministration.modifierExtension"),
+        (
+            {"dosage": {"modifierExtension": [{"url": "urn:not-given"}], "dose": {"value": 900, "code": "mg"}}},
+            Reason.MODIFIED,
+            "MedicationAdministration.modifierExtension",
+        ),
+        (
+            {"performer": [{"actor": {"display": "x"}}, {"modifierExtension": [{"url": "x"}]}]},
+            Reason.MODIFIED,
+            "MedicationAdministration.modifierExtension",
+        ),
+        (
+            {"contained": [{"resourceType": "Medication", "ingredient": [{"modifierExtension": [{"url": "x"}]}]}]},
+            Reason.MODIFIED,
+            "MedicationAdministration.modifierExtension",
+        ),
+        (
+            {"contained": [{"resourceType": "Medication", "implicitRules": "x"}]},
+            Reason.MODIFIED,
+            "MedicationAdministration.modifierExtension",
+        ),
         ({"id": 4711}, Reason.WRONG_SHAPE, "MedicationAdministration.id"),
         ({"meta": {"lastUpdated": "Zzname"}}, Reason.BAD_TIME, "MedicationAdministration.meta.lastUpdated"),
         ({"meta": {"versionId": 3}}, Reason.WRONG_SHAPE, "MedicationAdministration.meta"),
@@ -151,6 +172,66 @@ def test_a_number_that_its_column_cannot_hold_rejects_its_message_alone(size: ob
     decoded = _decode(bad, good, dataset="document_reference")
     assert [(reject.message, reject.path) for reject in decoded.rejects] == [(0, "document_reference.size_bytes")]
     assert decoded.rows["size_bytes"].to_pylist() == [2**63 - 1]
+
+
+def test_a_modifier_extension_of_an_entry_of_the_resource_rejects_the_bundle() -> None:
+    modified: dict[str, Any] = {"modifierExtension": [{"url": "urn:not-given"}]}
+    other = {"resource": {"resourceType": "Patient", "id": "4711", **modified}, **modified}
+    decoded = _decode(
+        {"resourceType": "Bundle", "entry": [{"resource": GIVEN, **modified}]},
+        {"resourceType": "Bundle", "entry": [{"resource": GIVEN}, other]},
+    )
+    assert [(r.message, r.reason, r.path) for r in decoded.rejects] == [
+        (0, Reason.MODIFIED, "Bundle.entry.modifierExtension")
+    ]
+    assert decoded.message.tolist() == [1], "what belongs to another resource changes nothing of this one"
+
+
+@pytest.mark.parametrize(
+    ("own", "full_url"), [("", None), (" ", None), (None, None), ("", "urn:uuid:"), (None, "urn:"), ("", "http://x/1")]
+)
+def test_an_empty_id_names_nothing_as_a_missing_one(own: str | None, full_url: str | None) -> None:
+    """All resources with an empty id were one record, and one of them was shown."""
+    bundle = {"resourceType": "Bundle", "entry": [{"fullUrl": full_url, "resource": _changed(id=own)}]}
+    assert _decode(bundle).identities == [None], "which is rejected as no-key"
+
+
+def test_an_empty_urn_leaves_the_id_its_name() -> None:
+    bundle = {"resourceType": "Bundle", "entry": [{"fullUrl": "urn:uuid:", "resource": GIVEN}]}
+    assert _decode(bundle).identities == [b"fhir|medication_administration|ma-1"]
+
+
+@pytest.mark.parametrize(
+    ("skip", "rows", "reasons"),
+    [
+        ("status = 'completed'", 0, []),
+        ("status = 'stopped'", 1, []),
+        ("status", 0, []),
+        ("status.where($this = 'completed')", 0, []),
+        ("status.where($this = 'stopped')", 1, []),
+        ("medication.coding", 0, [Reason.WRONG_SHAPE]),
+        ("note.text", 1, []),
+    ],
+)
+def test_a_result_skips_as_fhirpath_takes_it_for_a_boolean(skip: str, rows: int, reasons: list[Reason]) -> None:
+    """A single item that is no boolean counts as true, nothing as false, and several are an error."""
+    dataset = load_dataset("medication_administration")
+    assert dataset.fhir is not None
+    decoder = FhirDeclaredDecoder(replace(dataset, fhir=replace(dataset.fhir, skip=skip)))
+    decoded = decoder.decode([json.dumps(GIVEN).encode()])
+    assert (decoded.rows.num_rows, [reject.reason for reject in decoded.rejects]) == (rows, reasons)
+    assert {reject.path for reject in decoded.rejects} <= {"MedicationAdministration"}
+
+
+def test_a_number_that_no_float_holds_rejects_the_message() -> None:
+    dataset = load_dataset("medication_administration")
+    columns = tuple(replace(c, fhir=f"{c.fhir} * 1{'0' * 308}") if c.name == "dose" else c for c in dataset.columns)
+    decoder = FhirDeclaredDecoder(replace(dataset, columns=columns))
+    decoded = decoder.decode([json.dumps(_changed(dosage={"dose": {"value": v}})).encode() for v in (500, 1)])
+    assert [(r.message, r.reason, r.path) for r in decoded.rejects] == [
+        (0, Reason.WRONG_SHAPE, "medication_administration.dose")
+    ]
+    assert decoded.rows["dose"].to_pylist() == [1e308]
 
 
 def test_a_resource_that_the_declaration_skips_has_no_row() -> None:

@@ -173,7 +173,7 @@ def test_nothing_and_a_column_that_is_not_there_do_not_pass(tmp_path: Path) -> N
     assert _judge(tmp_path, "observation", coded)["passed"] is True
     with pytest.raises(InputError, match="does not have") as caught:
         gate.judge(load_dataset("encounter"), [pa.table(_stays() | {"admited_at": [None] * ROWS})])
-    assert caught.value.where == "encounter: admited_at"
+    assert caught.value.where == "column 6 of 6"
 
 
 def test_what_could_not_be_judged_has_failed() -> None:
@@ -400,11 +400,12 @@ columns:
 """
 
 
-def test_a_text_without_the_declared_form_is_told_by_the_declared_column(tmp_path: Path) -> None:
-    (tmp_path / "datasets").mkdir()
-    (tmp_path / "datasets" / "dose.yaml").write_text(DECLARED)
-    declarations.use(tmp_path)
-    rows: dict[str, list[Any]] = {
+def _doses(home: Path) -> dict[str, list[Any]]:
+    """Return rows of a dataset that the home declares."""
+    (home / "datasets").mkdir()
+    (home / "datasets" / "dose.yaml").write_text(DECLARED)
+    declarations.use(home)
+    return {
         "dose_no": [str(i) for i in range(ROWS)],
         "patient_id": ["p"] * ROWS,
         "dose_unit": ["mg"] * ROWS,
@@ -412,8 +413,23 @@ def test_a_text_without_the_declared_form_is_told_by_the_declared_column(tmp_pat
         "state": ["given"] * ROWS,
         "issued_at": [_START] * ROWS,
     }
+
+
+def test_a_text_without_the_declared_form_is_told_by_the_declared_column(tmp_path: Path) -> None:
+    rows = _doses(tmp_path)
     gate = SuiteGate(tmp_path, source="own", max_rejected=THRESHOLD)
     gate.judge(load_dataset("dose"), [_with(rows, 1, state="stopped")])  # no status: it does not say what counts
     with pytest.raises(QualityError) as caught:
         gate.judge(load_dataset("dose"), [_with(rows, 3, dose_unit="Zz Tabl")])
     assert caught.value.where == "own.dose: dose_unit: text that does not have the declared form 'any-unit' (3 of 40)"
+
+
+@pytest.mark.parametrize("number", [float("inf"), float("-inf"), float("nan")])
+def test_more_numbers_than_allowed_that_are_none_do_not_pass(number: float, tmp_path: Path) -> None:
+    rows = _doses(tmp_path)
+    gate = SuiteGate(tmp_path, source="own", max_rejected=THRESHOLD)
+    few = {name: [*values] for name, values in rows.items()}
+    gate.judge(load_dataset("dose"), [_with(few, 2, dose_unit_form=number)])
+    with pytest.raises(QualityError) as caught:
+        gate.judge(load_dataset("dose"), [_with(rows, 3, dose_unit_form=number)])
+    assert caught.value.where == "own.dose: dose_unit_form: number_to_be_finite (3 of 40)"

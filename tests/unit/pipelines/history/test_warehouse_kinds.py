@@ -11,6 +11,8 @@ import duckdb
 import pytest
 
 from pipelines.history.warehouse import open_warehouse
+from pipelines.history.warehouses import duckdb as duckdb_kind
+from pipelines.history.warehouses import postgresql as postgresql_kind
 from pipelines.history.warehouses.registry import GROUP, registered, warehouse_kind
 from tests.contract.warehouses import BEATS, Filled, WarehouseContract
 from tests.plugged import packages, plug
@@ -123,6 +125,78 @@ def test_an_address_that_cannot_be_taken_apart_is_refused_without_it(path: Path)
     assert "Zzmarker" not in str(refused.value)
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        _toy().replace('return Target("Zzmarker", "city", ())', "raise KeyError('Zzmarker')"),
+        _toy().replace('return Target("Zzmarker", "city", ())', "return 'Zzmarker'"),
+        _toy(connect="raise KeyError('Zzmarker')"),
+    ],
+)
+def test_a_driver_whose_code_fails_is_named_with_the_function_and_no_value(path: Path, text: str) -> None:
+    """It ended with a traceback and "This is a bug"."""
+    plug(path, GROUP, text, "toy")
+    with pytest.raises(SettingsError, match=r"fails in `(locate|connect)` \((Key|Type)Error\): entry point .*toy = "):
+        with open_warehouse("toy:x", home=path):
+            pass
+
+
+def test_a_session_that_the_warehouse_refuses_names_the_driver_and_blames_no_password(path: Path) -> None:
+    plug(path, GROUP, _toy(session="('SET Zzmarker = 1',)"), "toy")
+    with pytest.raises(ServiceUnavailable, match=r"entry point vitalake\.warehouses: toy = .*its session") as refused:
+        with open_warehouse("toy:x", home=path):
+            pass
+    assert "password" not in str(refused.value) and "Zzmarker" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("query", "allowed"),
+    [
+        ("SELECT 1", True),
+        ("SELECT 1;", True),
+        ("SELECT 1; -- the end", True),
+        ("-- the beginning\nSELECT 1 -- the end", True),
+        ("WITH a AS (SELECT 1) SELECT * FROM a", True),
+        ("FROM range(3)", True),
+        ("VALUES (1), (2)", True),
+        ("PIVOT (SELECT 1 AS a, 2 AS b) ON a USING sum(b)", True),
+        ("SELECT * FROM (PIVOT (SELECT 1 AS a, 2 AS b) ON a USING sum(b))", True),
+        ("SELECT 1 UNION ALL SELECT 2 ORDER BY 1 LIMIT 3", True),
+        ("(SELECT 1)", True),
+        ("", False),
+        ("SELECT 1; SELECT 2", False),
+        ("INSERT INTO t VALUES (1)", False),
+        ("CREATE TABLE t AS PIVOT (SELECT 1 AS a, 2 AS b) ON a USING sum(b)", False),
+        ("INSERT INTO t PIVOT (SELECT 1 AS a, 2 AS b) ON a USING sum(b)", False),
+        ("SET threads = 1", False),
+        ("CALL enable_logging()", False),
+    ],
+)
+def test_duckdb_executes_nothing_but_one_select(query: str, allowed: bool) -> None:
+    assert duckdb_kind.reads(query) is allowed
+
+
+@pytest.mark.parametrize(
+    ("query", "allowed"),
+    [
+        ("select 1", True),
+        ("-- the beginning\n/* of a\nquery */ SELECT 1", True),
+        ("WITH a AS (SELECT 1) SELECT * FROM a", True),
+        ("VALUES (1)", True),
+        ("((SELECT 1) UNION (SELECT 2))", True),
+        ("TABLE beats", True),
+        ("", False),
+        ("-- SELECT 1", False),
+        ("/* SELECT 1 */", False),
+        ("/* /* */ SELECT */ COPY beats TO '/x'", False),
+        ("COPY beats TO '/x'", False),
+        ("selected", False),
+    ],
+)
+def test_postgresql_executes_nothing_but_a_select(query: str, allowed: bool) -> None:
+    assert postgresql_kind.reads(query) is allowed
+
+
 # -- the contract finds what breaks it -------------------------------------------------------------------------------
 
 COPY = """
@@ -154,13 +228,14 @@ IT = replace(replace(WAREHOUSE, scheme="toy", addresses=("toy:PATH",), locate=lo
 @pytest.mark.parametrize(
     ("fault", "test"),
     [
-        ("connect=commits", "test_a_write_is_refused_or_rolled_back"),
+        ("connect=commits, reads=lambda query: True", "test_a_write_is_refused_or_rolled_back"),
         ("connect=by_uri", "test_what_cannot_be_opened_is_told_without_its_address_and_nothing_is_made"),
         (
             "locate=lambda address, home: Target(locate(address, home).uri, address)",
             "test_a_wrong_query_is_refused_and_the_error_shows_no_value_and_no_address",
         ),
         ("addresses=('duckdb:PATH',)", "test_it_says_what_it_is"),
+        ("reads=lambda query: True", "test_a_write_to_a_file_is_refused"),
     ],
 )
 def test_the_contract_finds_a_driver_that_breaks_it(path: Path, fault: str, test: str) -> None:
@@ -175,6 +250,8 @@ def test_the_contract_finds_a_driver_that_breaks_it(path: Path, fault: str, test
 
     class One(WarehouseContract):
         """The kind that is installed."""
+
+        exports = ("COPY beats TO '{path}'",)
 
     for text in (COPY.format(fault=""), COPY.format(fault=fault)):
         for old in path.glob("hospital_*"):

@@ -1,0 +1,204 @@
+"""Two warehouses that number their records each for itself: neither loses one of the other's."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from governance.query.catalogue import Catalogue
+from governance.query.engine import connect
+from pipelines.history.change_detection import Digests
+from pipelines.history.columns import in_namespace
+from pipelines.history.gate import QualityError
+from pipelines.history.job import load_job
+from pipelines.history.load import load_history
+from tests import forking
+from vitalake.errors import SettingsError
+from vitalake.keys import load_keys
+from vitalake.lake.commits.lake import Lake
+from vitalake.lake.datasets.declared import load_dataset
+from vitalake.settings import load_settings
+
+DECLARED = """
+name: drug_dose
+kind: record
+key: [dose_id, version]
+day_of: given_at
+columns:
+  - {name: dose_id, type: binary, class: record-identifier, hashed: true, description: x}
+  - {name: encounter_id, type: string, class: encounter-identifier, description: x}
+  - {name: status, type: string, class: record-version, values: [completed], description: x}
+  - {name: dose, type: float64, class: measurement, description: x}
+  - {name: given_at, type: timestamp, class: date-of-service, statistics: true, description: x}
+"""
+DOSES = """
+SELECT {number} AS dose_id, {version} AS version, '{patient}' AS patient_id, '7' AS encounter_id, 'completed' AS status,
+    {dose}::DOUBLE AS dose, TIMESTAMP '2026-01-05 08:00' AS given_at
+"""
+
+
+class Homes:
+    """A home that loads doses from several sources."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        (home / "datasets").mkdir()
+        (home / "datasets" / "drug_dose.yaml").write_text(DECLARED)
+
+    def load(self, source: str, *doses: dict[str, Any], more: str = "") -> int:
+        """Load doses from a source."""
+        query = " UNION ALL ".join(DOSES.format(**{"number": 1, "version": 1} | dose) for dose in doses)
+        (self.home / "doses.sql").write_text(query)
+        job = f"source: {source}\nwarehouse: 'duckdb::memory:'\ndatasets: {{drug_dose: doses.sql}}\n{more}\n"
+        (self.home / f"{source}.yaml").write_text(job)
+        return load_history(load_settings(self.home), str(self.home / f"{source}.yaml"))
+
+    def shown(self) -> list[float]:
+        """Return the current doses."""
+        settings = load_settings(self.home)
+        catalogue = Catalogue(settings, load_keys(settings.path(settings.keys)))
+        with catalogue.relations(["drug_dose"]) as relations:
+            connection = connect(relations, memory_mb=256)
+            rows = connection.sql("SELECT dose FROM drug_dose ORDER BY dose").fetchall()
+            connection.close()
+        return [dose for (dose,) in rows]
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        lake = Lake(load_settings(self.home).lake_uri, {}, dataset="drug_dose")
+        return sorted(lake.published.delta.to_pyarrow_table().to_pylist(), key=lambda row: row["dose"])
+
+
+@pytest.fixture
+def homes(home: Path) -> Homes:
+    made = Homes(home)
+    assert made.load("north", {"patient": "P-100", "dose": 5}) == 1
+    return made
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_record_that_another_source_has_for_another_patient_is_refused(homes: Homes, version: int) -> None:
+    """Two rows were published, and one was shown."""
+    own = {"number": 2, "patient": "P-201", "dose": 71}
+    with pytest.raises(QualityError) as refused:
+        homes.load("south", {"patient": "P-200", "dose": 70, "version": version}, own)
+    assert "other patients" in refused.value.what
+    assert refused.value.where == "south.drug_dose: 1 of 2; north"
+    assert "P-2" not in str(refused.value)
+    assert homes.shown() == [5.0]
+    assert homes.load("south", own) == 1
+    assert homes.shown() == [5.0, 71.0]
+
+
+def test_what_two_sources_loaded_before_is_reported_once_both_are_known(homes: Homes) -> None:
+    """A home of an earlier release has such rows, and its digests say nothing of patients."""
+    (file,) = (homes.home / "history").iterdir()
+    with np.load(file) as known:
+        np.savez(file, entries=known["entries"], form=known["form"])
+    assert homes.load("south", {"patient": "P-200", "dose": 70}) == 1
+    assert homes.shown() == [70.0] or homes.shown() == [5.0]
+    assert homes.load("north", {"patient": "P-100", "dose": 5}) == 0
+    command = forking.command("vitalake", "history", "load", "south.yaml", "--home", str(homes.home), kind="history")
+    homes.load("south", {"patient": "P-200", "dose": 70})
+    done = subprocess.run(command, cwd=homes.home, capture_output=True, text=True, check=True)
+    (line,) = [msgspec.json.decode(line) for line in done.stderr.splitlines() if line.startswith("{")]
+    assert "only one is shown" in line["event"] and line["count"] == 1 and line["where"].startswith("south.drug_dose.")
+
+
+def test_a_namespace_makes_the_numbers_of_two_sources_different_ones(homes: Homes) -> None:
+    first = homes.rows
+    for patient in ("P-100", "P-200"):
+        assert homes.load(f"south-{patient}", {"patient": patient, "dose": 70}, more=f"namespace: {patient}") == 1
+    assert homes.load("south-P-200", {"patient": "P-200", "dose": 70}, more="namespace: P-200") == 0
+    assert homes.shown() == [5.0, 70.0, 70.0]
+    rows = homes.rows
+    assert rows[:1] == first, "what was loaded without one is what it was"
+    for column in ("dose_id", "patient_id", "encounter_id"):
+        assert len({row[column] for row in rows}) == 3, "the same number of another namespace is another"
+
+
+def test_numbers_in_a_namespace_are_those_that_messages_write_with_their_system(homes: Homes) -> None:
+    homes.load("south", {"patient": "11", "dose": 70}, more="namespace: HOSP")
+    homes.load("west", {"patient": "HOSP|11", "dose": 71, "number": 2})
+    rows = homes.rows
+    assert rows[1]["patient_id"] == rows[2]["patient_id"] != rows[0]["patient_id"]
+
+
+def test_one_record_of_two_sources_for_one_patient_is_one(homes: Homes) -> None:
+    assert homes.load("export", {"patient": "P-100", "dose": 6, "version": 2}) == 1
+    assert homes.shown() == [6.0]
+
+
+def test_a_source_may_correct_whose_its_own_record_is(homes: Homes) -> None:
+    assert homes.load("north", {"patient": "P-100", "dose": 5}, {"patient": "P-300", "dose": 8, "version": 2}) == 1
+    assert homes.shown() == [8.0]
+
+
+def test_another_namespace_than_before_is_refused(homes: Homes) -> None:
+    """Every row would be loaded again, as a record of another patient."""
+    with pytest.raises(SettingsError, match=r"another than that of the rows .*: north\.drug_dose\."):
+        homes.load("north", {"patient": "P-100", "dose": 5}, more="namespace: north")
+    assert homes.load("north", {"patient": "P-100", "dose": 5}) == 0
+
+
+@pytest.mark.parametrize("name", ["a b", "a|b", "''", "patient:a", "a\\b", "7"])
+def test_a_namespace_that_cannot_stand_before_a_number_is_refused(homes: Homes, name: str) -> None:
+    with pytest.raises(SettingsError, match=r"Namespace is not valid: east\.yaml: namespace"):
+        homes.load("east", {"patient": "P-1", "dose": 5}, more=f"namespace: {name}")
+
+
+def test_the_shipped_jobs_have_no_namespace() -> None:
+    assert load_job("mimic-demo").namespace is load_job("cinc-2012").namespace is None
+
+
+def test_devices_stays_patients_and_nameless_systems_are_in_the_namespace_and_nothing_else() -> None:
+    batch = pa.RecordBatch.from_pydict(
+        {
+            "association_id": ["1", None, " "],
+            "device_id": ["d-1", "patient:0815", None],
+            "patient_id": ["patient:7", "4711", ""],
+            "status": ["active", "active", "active"],
+        }
+    )
+    assert in_namespace(batch, load_dataset("device_association"), "HOSP").to_pydict() == {
+        "association_id": ["HOSP|1", None, None],
+        "device_id": ["HOSP|d-1", "patient:HOSP|0815", None],
+        "patient_id": ["HOSP|patient:7", "HOSP|4711", None],
+        "status": ["active", "active", "active"],
+    }
+    values = {"identity_system": ["urn:lab", None, None], "identity_value": ["1", "2", None], "code": ["8867-4"] * 3}
+    observations = pa.RecordBatch.from_pydict(values)
+    named = in_namespace(observations, load_dataset("observation"), "https://hosp/ids").to_pydict()
+    assert named == values | {"identity_system": ["urn:lab", "https://hosp/ids", None]}
+    named = in_namespace(observations.drop_columns(["identity_system"]), load_dataset("observation"), "x").to_pydict()
+    assert named["identity_system"] == ["x", "x", None]
+
+
+def test_only_numbers_that_do_not_say_whose_they_are_can_be_another_patient_s() -> None:
+    def claims(dataset: str, **columns: list[Any]) -> list[tuple[int, int]]:
+        table = pa.table({name: pa.array(values) for name, values in columns.items()})
+        found: list[tuple[int, int]] = (
+            Digests(load_dataset(dataset), b"k" * 32).of(table, pa.array(range(table.num_rows)).to_numpy())[1].tolist()
+        )
+        return found
+
+    one, again, other, none, empty = claims(
+        "encounter",
+        encounter_id=["1", "1", "1", None, ""],
+        version=[1, 2, 1, 1, 1],
+        patient_id=["p", "p", "q", "p", "p"],
+    )
+    assert one == again and one[0] == other[0] and one[1] != other[1]
+    assert none == empty == (0, 0)
+    assert claims("patient", patient_id=["p"], version=[1]) == [(0, 0)], "the patient is the number"
+    observed: dict[str, list[Any]] = {"patient_id": ["p"], "code": ["8867-4"], "effective_at": [None], "version": [1]}
+    assert claims("observation", **observed) == [(0, 0)], "told apart by the patient, too"
+    assert claims("observation", **observed, identity_value=["1"]) == claims(
+        "observation", **observed, identity_system=[None], identity_value=["1"]
+    )
