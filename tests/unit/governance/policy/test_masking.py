@@ -5,12 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
 import yaml
 
 from governance.policy.masking import MaskPlan, writing_plan
 from governance.policy.rules import load_policy
+from governance.policy.stand_ins import StandIns
 from governance.samples import copy_samples
 from tests.unit.governance.policy.test_rules import _rule
 from tests.unit.vitalake.lake.test_message_tokens import KEYS
@@ -19,6 +21,13 @@ from vitalake.lake.datasets.declared import load_dataset, parse_dataset
 from vitalake.lake.unlinkable.own_times import marked
 
 MOMENT = marked(1_795_000_000_000_000)
+
+
+GOLDEN = [
+    "e9ea528154c796afa18e347ec63392dc",
+    "6c299128dc546d88566910102e14f2fc",
+    "107ed335d5558e9748a1a2c7e8017178",
+]
 
 
 def _plan(folder: Path, dataset: Dataset, *rules: dict[str, Any]) -> MaskPlan:
@@ -106,3 +115,36 @@ def test_of_records_whose_name_is_dropped_each_has_noise_of_its_own(tmp_path: Pa
     first, second, third = rows["available_at"].to_pylist()
     assert rows["patient_id"].null_count == 3
     assert first == third != second
+
+
+def test_stand_ins_stay_what_they_are_from_release_to_release() -> None:
+    """With another form, the versions of a record that different releases published would be two records."""
+    key = [pa.array(["e1", "e1", "e", None]), pa.array(["a", "a", "1a", "-"])]
+    made = StandIns(b"secret")(np.array([True, False, True, True]), "condition", key).to_pylist()
+    assert made[1] is None
+    assert [each.hex() for each in made if each is not None] == GOLDEN
+
+
+def test_parts_of_a_key_are_not_taken_for_one_another() -> None:
+    pairs = [("ab", "c"), ("a", "bc"), (None, "c"), ("-", "c"), ("", "c"), ("+1:a", "c"), ("abc", None)]
+    key = [pa.array([first for first, _ in pairs]), pa.array([second for _, second in pairs])]
+    assert len(set(StandIns(b"secret")(np.ones(len(pairs), np.bool_), "d", key).to_pylist())) == len(pairs)
+
+
+@pytest.mark.parametrize(
+    ("column", "then", "unclear"),
+    [
+        ("in_at", {"mask": "generalise", "unit": "day"}, ["in_at"]),
+        ("in_at", {"mask": "keep"}, []),
+        ("encounter_id", {"mask": "drop"}, ["encounter_id"]),
+        ("encounter_id", {"mask": "pseudonym"}, []),
+        ("version", {"mask": "round", "digits": 0}, ["version"]),
+        ("out_at", {"mask": "generalise", "unit": "year"}, []),
+    ],
+)
+def test_masks_that_hide_which_rows_count_are_known(
+    tmp_path: Path, column: str, then: dict[str, Any], unclear: list[str]
+) -> None:
+    rule = _rule(id="r", what={"dataset": "ward_movement", "column": column}, then=then)
+    plan = _plan(tmp_path, load_dataset("ward_movement"), rule)
+    assert [each.column.name for each in plan.unclear] == unclear
