@@ -137,6 +137,7 @@ class ShardConsumer:
         self.shard = shard
         self.name = f"{job}/{shard}"
         self.parts: tuple[PartId, ...] = ()
+        self.listed: tuple[PartId, ...] = ()
         self.next: dict[PartId, int] = {}
         self.down, self._reported_at, self._asked_at = False, -REPORT_SECONDS, 0.0
         self._index: dict[tuple[str, int], int] = {}
@@ -175,13 +176,13 @@ class ShardConsumer:
     # -- which partitions, and from where ------------------------------------------------------------------------
 
     def list_parts(self) -> list[PartId]:
-        """Return the shard's current partitions.
+        """Return the shard's current partitions; ``listed`` then has those of all shards.
 
         Raises:
             TopicMissing, BrokerUnreachable
         """
-        parts = list_partitions(self.admin, sorted(self.stream.topics))
-        return [part for part in parts if self.shard.takes(part.topic, part.partition)]
+        self.listed = tuple(list_partitions(self.admin, sorted(self.stream.topics)))
+        return [part for part in self.listed if self.shard.takes(part.topic, part.partition)]
 
     def bounds(self, part: PartId) -> tuple[int, int]:
         """Return the first offset that Kafka still has of a partition, and the offset after its last one.
