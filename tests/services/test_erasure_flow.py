@@ -218,7 +218,7 @@ def test_a_hold_drops_the_note_of_an_erasure_and_stops_nobody_elses(noted: Path)
     assert (_published(noted, WHO), _published(noted, OTHER)) == (5, 0)
     with _vault(noted) as vault:
         assert vault.pending_erasures() == []
-        assert vault.held(vault.subject_of(WHO)) is not None
+        assert vault.holds(vault.subject_of(WHO))
 
 
 def test_an_erasure_that_is_stopped_says_so_in_the_audit(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -290,7 +290,7 @@ def test_a_hold_that_comes_while_the_patient_is_erased_is_refused(home: Path, mo
         monkeypatch.setattr(vault._store, "transaction", late)
         with pytest.raises(InputError):
             vault.hold(subject, "court order 5")
-        assert (vault.held(subject), vault.on_hold()) == (None, [])
+        assert (vault.holds(subject), vault.on_hold()) == ([], [])
 
 
 # -- who is not known, or not any more ---------------------------------------------------------------------------

@@ -140,9 +140,9 @@ class Span(msgspec.Struct):
     """A stretch of input: what was read, the counts of its outcomes, and the files that hold its rows.
 
     Attributes:
-        kind: a stretch of input (stream), a gap in or before it (gap), or its end (closed). Or rows that were read before:
-            rejected or held messages that were read again (replay), and rows whose patient was found or corrected
-            (attribution).
+        kind: a stretch of input (stream), a gap in or before it (gap), or its end (closed). Or rows that were read
+            before: rejected or held messages that were read again (replay), and rows whose patient was found or
+            corrected (attribution).
         fence: the dataset's fence when the rows were made; see ``SpanLog.raise_fence``.
         associations: version of the table of device associations that attributed the rows; 0: none was needed.
     """
