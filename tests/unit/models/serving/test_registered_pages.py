@@ -190,6 +190,19 @@ def test_a_page_that_says_something_wrong_is_not_sent(ward: WardUnderTest) -> No
         assert "4711" not in file.read_text()
 
 
+@pytest.mark.parametrize("kind", [iter, set, list, lambda named: (name for name in named)])
+def test_whom_a_page_shows_is_recorded_however_it_names_them(
+    ward: WardUnderTest, kind: Callable[[tuple[str, ...]], Any]
+) -> None:
+    """A generator was exhausted by the check, so the audit named nobody."""
+    patients = (ward.token("p-0"), ward.token("p-1"))
+    beds = _page(lambda _request: Shown(_shown(*patients).context, patients=kind(patients)))
+    with _asking(ward, beds) as ask:
+        assert all(patient in ask("/beds").text for patient in patients)
+    newest = latest(ward.settings.path(ward.settings.audit), ward.keys, limit=1)
+    assert [(one.action, one.detail["page"], one.patients) for one in newest] == [("page.read", "beds", 2)]
+
+
 def test_nothing_of_a_page_runs_before_its_access_is_recorded(ward: WardUnderTest) -> None:
     patients = (ward.token("p-0"), ward.token("p-1"))
     recorded: list[list[tuple[str, int]]] = []
