@@ -289,14 +289,15 @@ class _Finished(NamedTuple):
 
 def _finish(eraser: Eraser, settings: Settings, keys: KeyRing) -> _Finished:
     """Finish interrupted erasures and report each; a failure does not stop the erasure that was asked for."""
-    done, errors = eraser.finish()
-    for certificate in done:
-        _record(settings, keys, "patient.erase", certificate=certificate.id, outcome="finished")
-        note(f"Finished the interrupted erasure {certificate.id}, begun {certificate.begun_at}")
-    for error in errors:
-        _record(settings, keys, "patient.erase", outcome="stopped", error=type(error).__name__)
-        note(f"Could not finish an interrupted erasure: {error}")
-    return _Finished(done, errors)
+    done, unfinished = eraser.finish()
+    for finished in done:
+        _record(settings, keys, "patient.erase", certificate=finished.id, outcome="finished")
+        note(f"Finished the interrupted erasure {finished.id}, begun {finished.begun_at}")
+    for certificate, error in unfinished:
+        stop = {"certificate": certificate, "outcome": "stopped", "error": type(error).__name__}
+        _record(settings, keys, "patient.erase", **stop)
+        note(f"Could not finish the interrupted erasure {certificate}: {error}")
+    return _Finished(done, [error for _, error in unfinished])
 
 
 def _remove_arrivals(eraser: Eraser, settings: Settings, keys: KeyRing, given: str, known: str, out: Output) -> None:
