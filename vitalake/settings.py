@@ -55,6 +55,30 @@ class LakeSettings(_Frozen):
     )
 
 
+def broker_addresses(servers: str) -> list[tuple[str, int]]:
+    """Return host and port of each of Kafka's addresses; a protocol may stand before them, as librdkafka allows.
+
+    Raises:
+        ValueError: one is not an address; the error does not show it.
+
+    >>> broker_addresses("kafka-1:9093, SSL://[::1]")
+    [('kafka-1', 9093), ('::1', 9092)]
+    """
+    found = []
+    for server in filter(None, map(str.strip, servers.split(","))):
+        try:
+            address = urlsplit(f"//{server.rpartition('://')[2]}")  # SASL_SSL is no scheme of an URL
+            host, port = address.hostname, address.port
+        except ValueError:  # a port that is no number, or too high
+            host, port = None, None
+        if not host or port == 0:
+            raise ValueError("not host:port, comma-separated, with ports from 1 to 65535")
+        found.append((host, port or 9092))
+    if not found:
+        raise ValueError("no address")
+    return found
+
+
 class KafkaSettings(_Frozen):
     """How to reach Kafka."""
 
@@ -66,6 +90,12 @@ class KafkaSettings(_Frozen):
         description="Further librdkafka options (TLS, SASL); values can be references: env:NAME or file:PATH.",
         repr=False,
     )
+
+    @field_validator("bootstrap_servers")
+    @classmethod
+    def _with_ports(cls, servers: str) -> str:
+        broker_addresses(servers)
+        return servers
 
 
 class StreamSettings(_Frozen):
@@ -417,8 +447,10 @@ def load_settings(config: Path) -> Settings:
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False, include_context=False)[0]
         place = tuple(map(str, first["loc"]))
+        ours = first["type"] == "value_error"  # the text of one of our validators, which repeats no value
+        why = first["msg"].removeprefix("Value error, ") if ours else first["type"].replace("_", " ")
         raise SettingsError(
-            f"Setting does not fit ({first['type'].replace('_', ' ')})",
+            f"Setting does not fit ({why})",
             where=given.get(place) or f"{path}: {'.'.join(place)}",
             remedy="See docs/reference/configuration.md.",
         ) from None

@@ -92,6 +92,11 @@ class Hold(msgspec.Struct, frozen=True):
     reason: str
     until: datetime | None
 
+    @property
+    def lasts(self) -> str:
+        """Return how long it lasts, in words: ``until …``."""
+        return f"until {self.until:%Y-%m-%d}" if self.until else "until it is released"
+
 
 def moment(microseconds: int) -> datetime:
     """Return the time of microseconds since 1970, aware, in UTC."""

@@ -43,8 +43,8 @@ CREATE TABLE IF NOT EXISTS former (
 CREATE INDEX IF NOT EXISTS former_digest ON former (digest);
 CREATE TABLE IF NOT EXISTS hold (
     subject BLOB PRIMARY KEY,
-    reason BLOB NOT NULL,               -- sealed with the patient's key
-    until_us INTEGER                    -- null: until it is released
+    reason BLOB NOT NULL,               -- all of the patient's holds, sealed with the patient's key
+    until_us INTEGER                    -- of the one that ends last; null: until it is released
 );
 CREATE TABLE IF NOT EXISTS store_key (
     name TEXT PRIMARY KEY,              -- of a store beside the lake, such as care

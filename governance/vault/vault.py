@@ -213,36 +213,47 @@ class Vault:
 
     # -- erasures ------------------------------------------------------------------------------------------------
 
-    def hold(self, subject: bytes, reason: str, until: datetime | None = None) -> None:
-        """Put a legal hold on a patient: an erasure is refused with the reason.
+    def hold(self, subject: bytes, reason: str, until: datetime | None = None) -> Hold | None:
+        """Put a legal hold on a patient: an erasure is refused with the reason while any hold of the patient lasts.
 
         Args:
             subject: of the patient.
             reason: in the officer's words; shown to everybody who tries to erase the patient, so it must name nobody.
             until: its end; None: until it is released.
 
+        Returns:
+            The hold with the same reason, whose end was replaced; None: this is another hold.
+
         Raises:
-            InputError: the patient is not in the vault, or is erased.
+            InputError: the patient is not in the vault, or is erased; or the hold would be over already.
         """
-        self._holds.put(self._lease, subject, reason, until)
+        return self._holds.put(self._lease, subject, reason, until)
 
-    def release(self, subject: bytes) -> None:
-        """End a legal hold."""
-        self._holds.release(subject)
+    def release(self, subject: bytes, reason: str | None = None) -> list[Hold]:
+        """End one of a patient's legal holds, and return those that remain.
 
-    def held(self, subject: bytes) -> Hold | None:
-        """Return a patient's legal hold if it has not ended; None: there is none."""
+        Args:
+            subject: of the patient.
+            reason: of the hold; None: the patient has only one.
+
+        Raises:
+            InputError: there is no such hold, or there are several and no reason is given; nothing is changed.
+        """
+        return self._holds.release(self._lease, subject, reason)
+
+    def holds(self, subject: bytes) -> list[Hold]:
+        """Return a patient's legal holds that have not ended, in the order in which they were set."""
         return self._holds.get(self._lease, subject)
 
     def on_hold(self) -> list[bytes]:
-        """Return the subjects whose legal hold has not ended; needs no key."""
+        """Return the subjects with a legal hold that has not ended; needs no key."""
         return self._holds.all()
 
     def refuse_held(self, subject: bytes) -> None:
         """Refuse to erase a patient who is under a legal hold.
 
         Raises:
-            PrivacyError: gives the reason of the hold.
+            PrivacyError: gives the reason of each hold.
         """
         with self._store.transaction() as transaction:
             self._holds.refuse(self._lease, transaction, subject)

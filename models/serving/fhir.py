@@ -11,17 +11,12 @@ from models.serving.formatting import (
     PART_NAMES,
     Band,
     ago,
-    ahead_text,
-    behind_texts,
-    disagreement_texts,
     event_text,
-    refused_text,
     significant,
     unit,
-    unusable_texts,
 )
 from models.serving.risk import SHADOW, STALE_SECONDS, band_of, direction, is_stale, iso, old_parts
-from models.serving.rows import contradictions
+from models.serving.rows import value_notes
 from models.serving.shadow import Trial, worth
 from models.serving.ward import Chart
 from models.tasks import Task
@@ -97,22 +92,19 @@ def _news2(chart: Chart, *, stale: bool) -> dict[str, Any]:
         f"{event_text(event, score.beside.get(event.part))}, {ago((now_us - event.at_us) / 1e6)} ago"
         for event in score.events
     ]
-    findings = contradictions(chart) + ([ahead_text(chart.ahead)] if chart.ahead else [])
-    findings += behind_texts(chart.behind)
-    findings += [refused_text(*chart.refused, now_us)] if chart.refused else []
     if score.withheld:
-        texts += findings
-        return prediction | {"rationale": "; ".join([f"NEWS2: no score. {WITHHELD[score.withheld]}", *texts])}
-    texts.insert(0, "no score: no parameter has a recent value" if score.total is None else f"total {score.total}")
+        texts.insert(0, f"no score. {WITHHELD[score.withheld]}")
+    else:
+        texts.insert(0, "no score: no parameter has a recent value" if score.total is None else f"total {score.total}")
     if score.partial and score.total is not None:
         texts.append(f"partial, may be higher, missing: {', '.join(PART_NAMES[name] for name in score.missing)}")
-    texts += [*disagreement_texts(score), *unusable_texts(score, now_us), *findings]
+    texts += value_notes(chart)  # as the board and the patient's page have them, also of a score that is withheld
     if chart.last is not None:
         texts.append(f"was {chart.last.total}, {ago((now_us - chart.last_us) / 1e6)} ago")
     if score.total is not None and chart.age_years is None:
         texts.append(AGE_NOT_KNOWN)
     if stale:
-        texts.append("stale")
+        texts.append("stale" if record.newest_us is not None else "no vital sign is known")
     elif old := old_parts(record, now_us):
         texts.append(f"old: {', '.join(PART_NAMES[part] for part in old)}")
     if score.scale != 1:

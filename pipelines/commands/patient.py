@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import contextmanager
 from datetime import datetime
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from governance.erasure.certificate import Certificate
-    from governance.vault import Vault
+    from governance.vault import Hold, Vault
     from pipelines.erasure.patient_removal import Holdings
     from pipelines.erasure.request import Eraser
     from vitalake.errors import VitaLakeError
@@ -193,32 +194,59 @@ def hold(
     ] = None,
     home: HomeOption = None,
 ) -> None:
-    """Set a legal hold: the patient cannot be erased, and retention keeps the patient's rows."""
-    from datetime import UTC, timedelta
+    """Set a legal hold: the patient cannot be erased, and retention keeps the patient's rows.
 
-    from vitalake.errors import InputError
+    A patient can have several, each with its own reason; setting one again with the same reason changes its end.
+    """
+    from datetime import UTC, timedelta
 
     with _opened(home) as (eraser, settings, keys, vault):
         given = _given(patient)
         subject = eraser.subject_of(given)
-        try:
-            eraser.refuse_words(given, reason)
-        except InputError:  # the reason names a patient
-            _record(settings, keys, "patient.hold", outcome="refused", patients=eraser.tokens_of(given))
-            raise
         end = until.replace(tzinfo=UTC) + timedelta(days=1, microseconds=-1) if until else None  # that day counts
-        vault.hold(subject, reason, end)
-        _record(settings, keys, "patient.hold", outcome="held", patients=eraser.tokens_of(given))
-    typer.echo(f"Legal hold set {f'until {until:%Y-%m-%d}' if until else 'until it is released'}.")
+        with _recording_hold(eraser, settings, keys, given, outcome="held"):
+            eraser.refuse_words(given, reason)
+            before = vault.hold(subject, reason, end)
+        standing = vault.holds(subject)
+    changed = f", instead of {before.lasts}" if before else ""
+    typer.echo(f"Legal hold set {f'until {until:%Y-%m-%d}' if until else 'until it is released'}{changed}.")
+    _print_holds(standing)
 
 
-def release(patient: PatientArgument, home: HomeOption = None) -> None:
-    """End a patient's legal hold."""
+def release(
+    patient: PatientArgument,
+    reason: Annotated[
+        str | None, typer.Option("--reason", help="Of the hold to end; needed if the patient has several.")
+    ] = None,
+    home: HomeOption = None,
+) -> None:
+    """End a patient's legal hold; the others of the patient remain."""
     with _opened(home) as (eraser, settings, keys, vault):
         given = _given(patient)
-        vault.release(eraser.subject_of(given))
-        _record(settings, keys, "patient.hold", outcome="released", patients=eraser.tokens_of(given))
+        subject = eraser.subject_of(given)
+        with _recording_hold(eraser, settings, keys, given, outcome="released"):
+            standing = vault.release(subject, reason)
     typer.echo("Legal hold released.")
+    _print_holds(standing)
+
+
+def _print_holds(standing: Sequence[Hold]) -> None:
+    for one in standing:
+        typer.echo(f"The patient is on legal hold {one.lasts} ({one.reason}).")
+
+
+@contextmanager
+def _recording_hold(eraser: Eraser, settings: Settings, keys: KeyRing, given: str, *, outcome: str) -> Iterator[None]:
+    """Record in the audit what becomes of a request about holds: the outcome, or that it was refused."""
+    from vitalake.errors import InputError
+
+    record = partial(_record, settings, keys, "patient.hold", patients=eraser.tokens_of(given))
+    try:
+        yield
+    except InputError:  # such as a reason that names a patient, or a day that has passed
+        record(outcome="refused")
+        raise
+    record(outcome=outcome)
 
 
 # -- what they share ---------------------------------------------------------------------------------------------
@@ -231,8 +259,6 @@ def _opened(
     allow_restored_lake: bool = False,
     purpose: str = "erasure",
 ) -> Any:
-    from contextlib import contextmanager
-
     @contextmanager
     def opened() -> Iterator[tuple[Eraser, Settings, KeyRing, Vault]]:
         from governance.keyuse import open_vault
@@ -263,14 +289,15 @@ class _Finished(NamedTuple):
 
 def _finish(eraser: Eraser, settings: Settings, keys: KeyRing) -> _Finished:
     """Finish interrupted erasures and report each; a failure does not stop the erasure that was asked for."""
-    done, errors = eraser.finish()
-    for certificate in done:
-        _record(settings, keys, "patient.erase", certificate=certificate.id, outcome="finished")
-        note(f"Finished the interrupted erasure {certificate.id}, begun {certificate.begun_at}")
-    for error in errors:
-        _record(settings, keys, "patient.erase", outcome="stopped", error=type(error).__name__)
-        note(f"Could not finish an interrupted erasure: {error}")
-    return _Finished(done, errors)
+    done, unfinished = eraser.finish()
+    for finished in done:
+        _record(settings, keys, "patient.erase", certificate=finished.id, outcome="finished")
+        note(f"Finished the interrupted erasure {finished.id}, begun {finished.begun_at}")
+    for certificate, error in unfinished:
+        stop = {"certificate": certificate, "outcome": "stopped", "error": type(error).__name__}
+        _record(settings, keys, "patient.erase", **stop)
+        note(f"Could not finish the interrupted erasure {certificate}: {error}")
+    return _Finished(done, [error for _, error in unfinished])
 
 
 def _remove_arrivals(eraser: Eraser, settings: Settings, keys: KeyRing, given: str, known: str, out: Output) -> None:

@@ -14,7 +14,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Literal
-from urllib.parse import urlsplit
 
 import numpy as np
 import numpy.typing as npt
@@ -23,8 +22,9 @@ from confluent_kafka.admin import AdminClient, OffsetSpec
 
 from pipelines.core.errors import BrokerUnreachable, TopicMissing, TopicRemade, UpstreamLoss
 from pipelines.core.poll import Poll
+from vitalake.errors import SettingsError
 from vitalake.lake.commits.spans import PartId
-from vitalake.settings import Settings, StreamSettings, resolve_references
+from vitalake.settings import Settings, StreamSettings, broker_addresses, resolve_references
 
 _log = logging.getLogger(__name__)
 
@@ -86,10 +86,18 @@ def check_broker_listens(servers: str) -> None:
 
     Raises:
         BrokerUnreachable: no address accepts a connection.
+        SettingsError: one is not an address.
     """
-    for server in servers.split(","):
-        address = urlsplit(server.strip() if "://" in server else f"//{server.strip()}")
-        with suppress(OSError), socket.create_connection((address.hostname, address.port or 9092), CONNECT_SECONDS):
+    try:
+        addresses = broker_addresses(servers)
+    except ValueError as error:  # of kafka.options: the configuration's own are checked when it is read
+        raise SettingsError(
+            f"Address of the broker is not valid ({error})",
+            where="kafka.options, bootstrap.servers",
+            remedy="Write host:port; several with commas.",
+        ) from None
+    for address in addresses:
+        with suppress(OSError, UnicodeError), socket.create_connection(address, CONNECT_SECONDS):  # Unicode: of a name
             return
     raise BrokerUnreachable(
         "Broker does not answer", where="kafka.bootstrap_servers", remedy="Start it, or correct the address."
@@ -137,6 +145,7 @@ class ShardConsumer:
         self.shard = shard
         self.name = f"{job}/{shard}"
         self.parts: tuple[PartId, ...] = ()
+        self.listed: tuple[PartId, ...] = ()
         self.next: dict[PartId, int] = {}
         self.down, self._reported_at, self._asked_at = False, -REPORT_SECONDS, 0.0
         self._index: dict[tuple[str, int], int] = {}
@@ -175,13 +184,13 @@ class ShardConsumer:
     # -- which partitions, and from where ------------------------------------------------------------------------
 
     def list_parts(self) -> list[PartId]:
-        """Return the shard's current partitions.
+        """Return the shard's current partitions; ``listed`` then has those of all shards.
 
         Raises:
             TopicMissing, BrokerUnreachable
         """
-        parts = list_partitions(self.admin, sorted(self.stream.topics))
-        return [part for part in parts if self.shard.takes(part.topic, part.partition)]
+        self.listed = tuple(list_partitions(self.admin, sorted(self.stream.topics)))
+        return [part for part in self.listed if self.shard.takes(part.topic, part.partition)]
 
     def bounds(self, part: PartId) -> tuple[int, int]:
         """Return the first offset that Kafka still has of a partition, and the offset after its last one.

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from governance.belonging.erasures import ErasureCopies
 from governance.erasure.certificate import Certificate, TableErased, is_there, load, new_id, now, save
@@ -47,6 +48,18 @@ class Reapplied:
     elsewhere: dict[str, int]
     erasures: int
     uncertified: list[str]
+
+
+class Unfinished(NamedTuple):
+    """An interrupted erasure that could not be finished.
+
+    Attributes:
+        certificate: the id of its certificate.
+        error: what stopped it.
+    """
+
+    certificate: str
+    error: VitaLakeError
 
 
 class Eraser:
@@ -180,22 +193,32 @@ class Eraser:
             tables, elsewhere = self._removal.clear(self._person(patient, {}, reason="", actor="", begun_at=now()))
             return [table for table in tables if table.rows or table.files_deleted], elsewhere
 
-    def finish(self) -> tuple[list[Certificate], list[VitaLakeError]]:
+    def finish(self) -> tuple[list[Certificate], list[Unfinished]]:
         """Finish erasures that were interrupted; one that fails does not stop the others.
 
         Returns:
-            The certificates of the finished ones, and the errors of those that could not be finished.
+            The certificates of the finished ones, and those that could not be finished.
+
+        Raises:
+            VitaLakeError: the vault does not tell which were interrupted; nothing was done.
         """
         done: list[Certificate] = []
-        failed: list[VitaLakeError] = []
+        failed: list[Unfinished] = []
         tried: set[str] = set()
         with self._alone():
-            while pending := [p for p in self._vault.pending_erasures() if p.certificate not in tried]:
-                tried.add(pending[0].certificate)
+            pending = self._vault.pending_erasures()
+            while pending:
+                first, *pending = pending
+                tried.add(first.certificate)
                 try:
-                    done.append(self._go_on(pending[0]))
+                    done.append(self._go_on(first))
                 except VitaLakeError as error:
-                    failed.append(error)
+                    failed.append(Unfinished(first.certificate, error))
+                try:  # again: an erasure begins those of the patient's other numbers
+                    pending = [one for one in self._vault.pending_erasures() if one.certificate not in tried]
+                except VitaLakeError as error:  # what was done until now must still be told
+                    failed += [Unfinished(one.certificate, error) for one in pending]
+                    break
         return done, failed
 
     def _go_on(self, pending: PendingErasure) -> Certificate:

@@ -104,7 +104,7 @@ class Lane:
         self.consumer = consumer = ShardConsumer(self.settings, self.job, self.shard)
         parts = consumer.list_parts()
         spans = self.lake.spans
-        spans.claim(job=self.job, dataset=self.lake.dataset.name, topic_ids={part.topic_id for part in parts})
+        spans.claim(job=self.job, dataset=self.lake.dataset.name, topic_ids={part.topic_id for part in consumer.listed})
         epoch = spans.begin_epoch(job=self.job, shard=str(self.shard))
         introduce(self.settings, self.steps.keys, self.steps.vault)
         since = clock.now_us() - int(self.stream.lookback_seconds * 1e6)

@@ -11,7 +11,7 @@ from pipelines.core.errors import UpstreamLoss
 from pipelines.core.kafka import ShardConsumer
 from vitalake import clock
 from vitalake.lake.commits.lake import Lake
-from vitalake.lake.commits.spans import Counts, Part, PartId, Span
+from vitalake.lake.commits.spans import Counts, Part, PartId, Span, SpanConflict
 
 if TYPE_CHECKING:
     from pipelines.live.lane import StreamOptions
@@ -31,23 +31,21 @@ def resolve_positions(
 ) -> dict[PartId, int]:
     """Return where to read on, and record new partitions, gaps and deleted topics in the spans table.
 
-    A partition that was never read begins where ``options.start`` says. One that was added to a topic which is read
-    already begins at its first offset: messages that came before the lane noticed the partition belong to it too. The
-    beginning is committed at once, so that a crash before the first span does not skip messages.
-
     Raises:
         UpstreamLoss: Kafka has lost or deleted messages, and the loss was not accepted.
     """
-    known = lake.spans.positions(lake.dataset.name, parts)
-    old_topics = {part.topic for part, position in known.items() if position is not None}
-    closing = _close_gone(lake, known, job=job, shard=shard, epoch=epoch)
+    while True:
+        try:
+            begun = _begin_new(lake, consumer, job=job, shard=shard, epoch=epoch, options=options)
+            break
+        except SpanConflict:
+            continue  # another shard has begun the same topic at this moment: its beginnings count
     positions = {}
-    first: dict[PartId, int] = {}
-    for part in parts:
-        position = known[part]
-        if position is None:
-            start = "earliest" if part.topic in old_topics | closing else options.start
-            first[part] = positions[part] = consumer.offset_at(part, start)
+    for part, known in lake.spans.positions(lake.dataset.name, parts).items():
+        assert known is not None, "all partitions were begun"
+        position = known
+        if part in begun:
+            positions[part] = position
             continue
         low, high = consumer.bounds(part)
         if position > high and not consumer.holds(part, position - 1):
@@ -63,11 +61,9 @@ def resolve_positions(
                     where=f"{part}@{position}, log begins at {low}",
                     remedy="Check the topic's retention. 'vitalake stream --accept-loss' records the gap.",
                 )
-            _record(lake, "gap", job, shard, epoch, _gap(part, position, low))
+            _record(lake, "gap", job, shard, epoch, [_gap(part, position, low)])
             position = low
         positions[part] = position
-    if first:
-        lake.spans.begin_at(lake.dataset.name, first)
     return positions
 
 
@@ -76,32 +72,61 @@ def _gap(part: PartId, position: int, low: int) -> Part:
     return Part(part, position, position, low, Counts(messages=lost, lost_upstream=lost))
 
 
-def _close_gone(lake: Lake, known: Mapping[PartId, int | None], *, job: str, shard: str, epoch: int) -> set[str]:
-    """Close the partitions of topics that were deleted and created again; return these topics.
+def _begin_new(
+    lake: Lake, consumer: ShardConsumer, *, job: str, shard: str, epoch: int, options: StreamOptions
+) -> set[PartId]:
+    """Begin every partition that was never read, whichever shard it belongs to; return them.
+
+    The partitions of a topic whose name was never read begin where ``options.start`` says, all at the same time: a
+    shard that opens later, or another number of shards, changes nothing. One that has none of these beginnings was
+    added later, or its topic was made again: messages that came before the lane noticed belong to it too, so it begins
+    at its first offset. The beginning is committed at once, so that a crash before the first span skips no messages.
+
+    Raises:
+        SpanConflict: another shard has begun one of them meanwhile; nothing was begun.
+    """
+    spans, dataset = lake.spans, lake.dataset.name
+    known = spans.positions(dataset, consumer.listed)
+    new = [part for part, position in known.items() if position is None]
+    old_topics = {part.topic for part, position in known.items() if position is not None}
+    unread = {part.topic: part.topic_id for part in new if part.topic not in old_topics}
+    closed = _close_gone(lake, unread, job=job, shard=shard, epoch=epoch) if unread else {}
+    made_again = set(closed) | spans.begun_topics(dataset, unread)
+    first = {
+        part: consumer.offset_at(part, "earliest" if part.topic in old_topics | made_again else options.start)
+        for part in new
+    }
+    # Of an old topic of which nothing was read, no partition can be closed. That messages may be lost is noted here.
+    unknown = [part for part in new if part.topic in made_again and not closed.get(part.topic)]
+    if unknown:
+        parts = [Part(part, None, first[part], first[part], Counts(), lost_unknown=True) for part in unknown]
+        _record(lake, "gap", job, shard, epoch, parts)
+        _log.warning("topic made again: nothing of the old one was read", extra={"where": str(unknown[0])})
+    spans.begin_at(dataset, {part: at for part, at in first.items() if part not in unknown}, topics=old_topics)
+    return set(new)
+
+
+def _close_gone(lake: Lake, live: Mapping[str, str], *, job: str, shard: str, epoch: int) -> dict[str, list[PartId]]:
+    """Close the partitions of topics that were deleted and created again.
 
     A topic that was created again has the same name and another UUID, and partitions without a position. The spans are
-    read only then: a partition gets its position after the old one was closed.
+    read only then: a topic gets its positions after the old one was closed.
+
+    Returns of each topic that was created again and of which something was ever read: the partitions closed by this
+    call. ``live`` has the topics without a position, and their UUIDs.
     """
-    live = {part.topic: part.topic_id for part, position in known.items() if position is None}
-    if not live:
-        return set()
-    mine = {(part.topic, part.partition) for part in known}
-    gone, closed = lake.spans.incarnations(lake.dataset.name, set(live))
-    topics = set()
+    ends, closed = lake.spans.incarnations(lake.dataset.name, set(live))
+    gone = {part: end for part, end in ends.items() if part.topic_id != live[part.topic]}
+    topics: dict[str, list[PartId]] = {part.topic: [] for part in gone}
     for part, end in gone.items():
-        if live[part.topic] == part.topic_id:
-            continue
-        topics.add(part.topic)
-        # A partition that the new topic lacks is closed by the shard that reads the topic's partition 0.
-        owner = (part.topic, part.partition) if (part.topic, part.partition) in mine else (part.topic, 0)
-        if part in closed or owner not in mine:
-            continue
-        _record(lake, "closed", job, shard, epoch, Part(part, end, end, end, Counts(), lost_unknown=True))
-        _log.warning("topic made again: old partition closed", extra={"where": str(part)})
+        if part not in closed:
+            _record(lake, "closed", job, shard, epoch, [Part(part, end, end, end, Counts(), lost_unknown=True)])
+            _log.warning("topic made again: old partition closed", extra={"where": str(part)})
+            topics[part.topic].append(part)
     return topics
 
 
-def _record(lake: Lake, kind: str, job: str, shard: str, epoch: int, part: Part) -> None:
+def _record(lake: Lake, kind: str, job: str, shard: str, epoch: int, parts: list[Part]) -> None:
     lake.spans.decide(
         Span(
             span_id=f"{job}.{shard}.e{epoch}.{uuid.uuid4().hex}",
@@ -113,7 +138,7 @@ def _record(lake: Lake, kind: str, job: str, shard: str, epoch: int, part: Part)
             decided_us=clock.now_us(),
             rules="",
             decoder="",
-            parts=[part],
+            parts=parts,
             latency={},
             files=[],
             fence=lake.spans.fence(lake.dataset.name),

@@ -33,6 +33,7 @@ from governance.vault.erasure_log import ErasureLog
 from pipelines.core.dead_letters import open_message
 from pipelines.erasure import quarantine_store as letters
 from pipelines.erasure import retention_duty as kept
+from pipelines.erasure.patient_removal import PatientRemoval
 from pipelines.erasure.request import Eraser
 from pipelines.intake.online_feed import open_online_store
 from pipelines.intake.steps import make_sealer
@@ -218,7 +219,7 @@ def test_a_hold_drops_the_note_of_an_erasure_and_stops_nobody_elses(noted: Path)
     assert (_published(noted, WHO), _published(noted, OTHER)) == (5, 0)
     with _vault(noted) as vault:
         assert vault.pending_erasures() == []
-        assert vault.held(vault.subject_of(WHO)) is not None
+        assert vault.holds(vault.subject_of(WHO))
 
 
 def test_an_erasure_that_is_stopped_says_so_in_the_audit(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -229,12 +230,53 @@ def test_an_erasure_that_is_stopped_says_so_in_the_audit(home: Path, monkeypatch
         patched.setattr(ErasureLog, "append", full)
         for arguments in ([WHO, "--reason", "request 17", "--yes"], []):
             assert main(["patient", "erase", *arguments, "--home", str(home)]) == 14
+    with _vault(home) as vault:
+        (pending,) = vault.pending_erasures()
     _erase(home, OTHER)
-    shown = msgspec.json.decode(_run_audit(home, "list"))["records"]
-    ends = [record["detail"] for record in shown if record["action"] == "patient.erase"]
     stopped = {"outcome": "stopped", "error": "ServiceUnavailable"}
-    assert sorted(map(str, ends)) == sorted(map(str, [{"outcome": "begun"}, stopped, stopped]))
+    assert _ends(home) == [{"outcome": "begun"}, stopped, stopped | {"certificate": pending.certificate}]
+
+
+def test_what_was_finished_and_what_not_is_on_record_if_the_key_is_revoked_meanwhile(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The list of interrupted erasures cannot be read any more then, and neither the finished one nor the others had
+    a record."""
+    ids = {patient: f"erasure-2025010{i}-0000000{i}" for i, patient in enumerate((WHO, OTHER, "only-bad"))}
+    with _eraser(home) as eraser:
+        for patient, certificate in ids.items():
+            person = eraser._person(patient, {}, reason="request 17", actor="officer", begun_at="2025-01-01T00:00:00Z")
+            eraser._begin(person, certificate)
+    real = PatientRemoval.clear
+
+    def clear(self: PatientRemoval, person: ErasedPerson) -> Any:
+        if person.ids[0] == OTHER:
+            assert main(["keys", "revoke", "--home", str(home)]) == 0
+            self._vault.check()
+        return real(self, person)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(PatientRemoval, "clear", clear)
+        assert main(["patient", "erase", "--home", str(home)]) == 12
+    stopped = {"outcome": "stopped", "error": "KeyRevoked"}
+    assert _ends(home) == [
+        {"outcome": "finished", "certificate": ids[WHO]},
+        stopped | {"certificate": ids[OTHER]},
+        stopped | {"certificate": ids["only-bad"]},
+    ]
+    assert main(["keys", "revoke", "--undo", "--home", str(home)]) == 0
+    assert main(["patient", "erase", "--home", str(home)]) == 0
+    ended = [(one["outcome"], one["certificate"]) for one in _ends(home)[3:]]
+    assert sorted(ended) == [("finished", ids[OTHER]), ("finished", ids["only-bad"])]
+    assert (_published(home, WHO), _published(home, OTHER), _letters(home, "only-bad")) == (0, 0, 0)
+
+
+def _ends(home: Path) -> list[dict[str, str]]:
+    """Return what the audit says of erasures, oldest first."""
+    shown = msgspec.json.decode(_run_audit(home, "list"))["records"]
     assert WHO not in str(shown)
+    records = sorted(shown, key=lambda record: record["at"])
+    return [record["detail"] for record in records if record["action"] == "patient.erase"]
 
 
 def test_what_is_gone_on_with_before_the_key_went_takes_the_pseudonym_of_now(noted: Path) -> None:
@@ -290,7 +332,7 @@ def test_a_hold_that_comes_while_the_patient_is_erased_is_refused(home: Path, mo
         monkeypatch.setattr(vault._store, "transaction", late)
         with pytest.raises(InputError):
             vault.hold(subject, "court order 5")
-        assert (vault.held(subject), vault.on_hold()) == (None, [])
+        assert (vault.holds(subject), vault.on_hold()) == ([], [])
 
 
 # -- who is not known, or not any more ---------------------------------------------------------------------------

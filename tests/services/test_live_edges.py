@@ -121,6 +121,52 @@ def test_partitions_added_while_running_are_found_and_read_from_their_beginning(
     assert process.returncode == 0
 
 
+def test_a_partition_added_to_a_quiet_topic_is_read_from_its_beginning_by_a_worker_that_had_none(
+    home: Path, kafka: KafkaServer, topic_name: str
+) -> None:
+    lane = LaneUnderTest(home, kafka.bootstrap_servers, topic_name, partitions=1)
+    lane.configure(span_seconds=0.2, relist_seconds=0.5, bundle_seconds=1.0)
+    lane.create_topic()
+    workers = [lane.start(shard=shard, idle=None, extra=["--from", "latest"]) for shard in ("0of2", "1of2")]
+    try:
+        for worker in workers:
+            until(lambda worker=worker: lane.status(worker).state == "running", process=worker)  # type: ignore[misc]
+        until(lambda: _begun(lane), process=workers[0])
+        admin = AdminClient({"bootstrap.servers": lane.bootstrap})
+        for future in admin.create_partitions([NewPartitions(lane.topic, 2)]).values():
+            future.result(20)
+        lane.partitions = 2
+        lane.send((message(i) for i in range(20)), partition=1)
+        until(lambda: lane.ledger()["published"] == 20)
+    finally:
+        for worker in workers:
+            worker.send_signal(signal.SIGTERM)
+        for worker in workers:
+            worker.communicate(timeout=60)
+    assert [worker.returncode for worker in workers] == [0, 0]
+
+
+def test_a_topic_made_again_is_read_from_its_beginning_although_nothing_of_the_old_one_was_read(
+    lane: LaneUnderTest,
+) -> None:
+    lane.run(extra=["--from", "latest"])
+    lane.delete_topic()
+    until(lambda: lane.topic not in AdminClient({"bootstrap.servers": lane.bootstrap}).list_topics(timeout=10).topics)
+    lane.create_topic()
+    lane.send(message(i) for i in range(30))
+    lane.run(extra=["--from", "latest"])
+    ledger = lane.ledger()
+    assert ledger["published"] == 30
+    assert ledger["lost_upstream_unknown"] == [f"{lane.topic}[0]", f"{lane.topic}[1]"], "what came to the old one"
+    assert ledger["balanced"] is True
+
+
+def _begun(lane: LaneUnderTest) -> bool:
+    return lane.lake.storage.holds_table("spans") and bool(
+        lane.lake.spans.begun_topics(lane.lake.dataset.name, [lane.topic])
+    )
+
+
 def test_a_broker_that_restarts_pauses_the_lane_and_it_goes_on_by_itself(
     home: Path, own_kafka: KafkaServer, topic_name: str
 ) -> None:

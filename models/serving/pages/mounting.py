@@ -7,6 +7,7 @@ that another package can neither forget a check nor get around one.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 
 from fastapi import APIRouter, Request, Response
 
@@ -80,7 +81,7 @@ def _endpoint(page: Page, show: Show, thread: OneThread) -> Callable[[Request], 
     async def answer(request: Request) -> Response:
         principal = signed_in(request)
         patient = await _admitted(request, page, principal)
-        shown = await thread.request(show, PageRequest(principal, patient, dict(request.query_params)))
+        shown = await thread.request(_show, show, PageRequest(principal, patient, dict(request.query_params)))
         if shown is None:
             raise not_found()
         if not isinstance(shown, Shown):
@@ -89,6 +90,14 @@ def _endpoint(page: Page, show: Show, thread: OneThread) -> Callable[[Request], 
         return await thread.request(render, request, page.template, shown.context)
 
     return answer
+
+
+def _show(show: Show, request: PageRequest) -> Shown | None:
+    """Return what a page shows, with its patients as a tuple: a generator could be read only once, by the check."""
+    shown = show(request)
+    if isinstance(shown, Shown) and shown.patients is not None:
+        return replace(shown, patients=tuple(shown.patients))
+    return shown
 
 
 async def _admitted(request: Request, page: Page, principal: Principal) -> str:
@@ -126,7 +135,7 @@ async def _record_shown(request: Request, page: Page, principal: Principal, show
         raise _unusable(page, "has a page that names a patient by something else than the pseudonym")
     if named:
         server: ServerState = request.app.state.server
-        await server.authoriser.record(principal, "page.read", patients=tuple(named), page=page.name)
+        await server.authoriser.record(principal, "page.read", patients=named, page=page.name)
 
 
 def _unusable(page: Page, what: str) -> SettingsError:

@@ -109,6 +109,23 @@ def test_a_variable_that_fits_nothing_is_named(
     assert "MARKER" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "servers", ["127.0.0.1:99999", "127.0.0.1:0", "kafka:port", "kafka:-1", ":9092", "[::1:9092", "", " , ", "a:1, b:x"]
+)
+def test_an_address_of_kafka_that_is_none_is_refused_when_the_file_is_read(home: Path, servers: str) -> None:
+    """It ended an erasure with a traceback, after the key had been destroyed."""
+    (home / "vitalake.yaml").write_text(f"lake: {{uri: lake}}\nkafka:\n  bootstrap_servers: '{servers}'\n")
+    with pytest.raises(SettingsError, match=r"no address|not host:port, comma-separated") as caught:
+        load_settings(home)
+    assert caught.value.where.endswith("vitalake.yaml: kafka.bootstrap_servers")
+
+
+@pytest.mark.parametrize("servers", ["kafka", "kafka:9092", "SASL_SSL://kafka-1:9093, [::1]:9092,10.0.0.3"])
+def test_addresses_of_kafka_may_have_protocols_and_lack_ports(home: Path, servers: str) -> None:
+    (home / "vitalake.yaml").write_text(f"kafka: {{bootstrap_servers: '{servers}'}}")
+    assert load_settings(home).kafka.bootstrap_servers == servers
+
+
 def test_a_section_that_is_none_is_told_by_its_own_name(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (home / "vitalake.yaml").write_text("kafka: 7")
     monkeypatch.setenv("VITALAKE_KAFKA__BOOTSTRAP_SERVERS", "variable:2")

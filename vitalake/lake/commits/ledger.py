@@ -85,10 +85,13 @@ class Chain:
     def __init__(self) -> None:
         self._starts: list[int] = []
         self._ends: list[int] = []
+        self.end = 0
         self.overlaps: list[int] = []
 
     def add(self, start: int, end: int) -> None:
-        """Add a stretch; an empty one is ignored."""
+        """Add a stretch; of an empty one only the end counts."""
+        if start <= end:
+            self.end = max(self.end, end)
         if start >= end:
             return
         # The new stretch touches those in [first, last): the one before may reach into it, later ones may begin in it.
@@ -101,11 +104,6 @@ class Chain:
             self.overlaps.append(start)
         self._starts[first:last] = [min([start, *(other for other, _ in touched)])]
         self._ends[first:last] = [max([end, *(other for _, other in touched)])]
-
-    @property
-    def end(self) -> int:
-        """Return the end of the last stretch; 0: there is no stretch."""
-        return self._ends[-1] if self._ends else 0
 
     @property
     def gaps(self) -> list[tuple[int, int]]:

@@ -140,9 +140,9 @@ class Span(msgspec.Struct):
     """A stretch of input: what was read, the counts of its outcomes, and the files that hold its rows.
 
     Attributes:
-        kind: a stretch of input (stream), a gap in it (gap), or its end (closed). Or rows that were read before:
-            rejected or held messages that were read again (replay), and rows whose patient was found or corrected
-            (attribution).
+        kind: a stretch of input (stream), a gap in or before it (gap), or its end (closed). Or rows that were read
+            before: rejected or held messages that were read again (replay), and rows whose patient was found or
+            corrected (attribution).
         fence: the dataset's fence when the rows were made; see ``SpanLog.raise_fence``.
         associations: version of the table of device associations that attributed the rows; 0: none was needed.
     """
@@ -322,13 +322,25 @@ class SpanLog:
             raise explained(self.table.storage, error, "Lake cannot be read") from None
         return {part: self.table.transaction(part.app_id(dataset)) for part in parts}
 
-    def begin_at(self, dataset: str, positions: Mapping[PartId, int]) -> None:
-        """Record the first positions of partitions that were never read.
+    def begun_topics(self, dataset: str, topics: Iterable[str]) -> set[str]:
+        """Return those topics of whose name a partition was ever begun, as last refreshed: also if none was read."""
+        return {topic for topic in topics if self.table.transaction(_topic_app(dataset, topic)) is not None}
+
+    def begin_at(self, dataset: str, positions: Mapping[PartId, int], *, topics: Iterable[str] = ()) -> None:
+        """Record the first positions of partitions that were never read, and the names of their topics.
+
+        A partition has no span until its first message; by the name it is known later that its topic was read.
+
+        Args:
+            dataset: that the topics are read into.
+            positions: the first position of each partition.
+            topics: other topics that are read already; earlier releases did not record the names.
 
         Raises:
             SpanConflict: another reader has begun one of them; nothing is changed.
         """
         starts = {part.app_id(dataset): position for part, position in positions.items()}
+        names = {_topic_app(dataset, topic): 1 for topic in sorted({*topics, *(part.topic for part in positions)})}
 
         def ready() -> Literal["commit", "done"]:
             if any(self.table.transaction(app) is not None for app in starts):
@@ -337,9 +349,10 @@ class SpanLog:
                     where=dataset,
                     remedy="It is read from that reader's position.",
                 )
-            return "commit"
+            new = starts or any(self.table.transaction(app) is None for app in names)
+            return "commit" if new else "done"
 
-        self.table.commit_when(ready, transactions=starts)
+        self.table.commit_when(ready, transactions=starts | names)
 
     def incarnations(self, dataset: str, topics: set[str]) -> tuple[dict[PartId, int], set[PartId]]:
         """Return all partitions ever read under these topic names with their end positions, and which are closed.
@@ -443,6 +456,10 @@ class SpanLog:
 
 def _fence_app(dataset: str) -> str:
     return f"fence/{dataset}"
+
+
+def _topic_app(dataset: str, topic: str) -> str:
+    return f"topic/{dataset}/{topic}"
 
 
 def _day(us: int) -> str:

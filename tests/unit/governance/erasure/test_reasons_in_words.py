@@ -167,13 +167,48 @@ def test_a_hold_until_a_day_holds_all_of_that_day(home: Path, vault: Vault, caps
     assert "until 2099-12-31" in capsys.readouterr().out
     settings = load_settings(home)
     opened = open_vault(settings, load_keys(settings.path(settings.keys)))
-    hold = opened.held(opened.subject_of("HOSP|4711"))
+    (hold,) = opened.holds(opened.subject_of("HOSP|4711"))
     opened.close()
-    assert hold is not None
     assert hold.until is not None
     assert f"{hold.until:%Y-%m-%d %H:%M}" == "2099-12-31 23:59"
     assert main(["patient", "erase", "HOSP|4711", "--reason", "request 17", "--yes", "--home", str(home)]) != 0
     assert "until 2099-12-31" in capsys.readouterr().err
+
+
+def test_two_holds_of_a_patient_are_told_and_released_one_by_one(
+    home: Path, vault: Vault, capsys: pytest.CaptureFixture[str]
+) -> None:
+    vault.close()
+
+    def run(*arguments: str) -> tuple[int, str]:
+        code = main(["patient", arguments[0], "HOSP|4711", *arguments[1:], "--home", str(home)])
+        out, errors = capsys.readouterr()
+        return code, out + errors
+
+    assert run("hold", "--reason", "case 100") == (
+        0, "Legal hold set until it is released.\nThe patient is on legal hold until it is released (case 100).\n"
+    )  # fmt: skip
+    code, said = run("hold", "--reason", "case 200", "--until", "2099-12-31")
+    assert (code, said.splitlines()[1:]) == (
+        0,
+        [
+            "The patient is on legal hold until it is released (case 100).",
+            "The patient is on legal hold until 2099-12-31 (case 200).",
+        ],
+    )
+    code, said = run("hold", "--reason", "case 200", "--until", "2098-12-31")
+    assert "Legal hold set until 2098-12-31, instead of until 2099-12-31." in said
+    code, said = run("release")
+    assert code == 11
+    assert "until it is released (case 100), until 2098-12-31 (case 200)" in " ".join(said.split())
+    code, said = run("release", "--reason", "case 100")
+    assert (code, said) == (
+        0, "Legal hold released.\nThe patient is on legal hold until 2098-12-31 (case 200).\n"
+    )  # fmt: skip
+    code, said = run("erase", "--reason", "request 17", "--yes")
+    assert code == 12
+    assert "until 2098-12-31 (case 200)" in " ".join(said.split())
+    assert run("release") == (0, "Legal hold released.\n")
 
 
 def test_one_damaged_certificate_hides_no_other_and_keeps_no_erasure_from_being_applied(
@@ -263,11 +298,19 @@ def test_beginning_an_audit_names_nobody_though_there_is_none_to_record_it(
     assert main([*command, "incident 7"]) == 0
 
 
-def test_that_a_hold_is_refused_for_a_word_of_the_name_is_on_record(
-    home: Path, vault: Vault, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("hold", "--reason", "Zebulon"),
+        ("hold", "--reason", "case 17", "--until", "2020-01-01"),
+        ("release", "--reason", "case 17"),
+    ],
+)
+def test_that_a_hold_or_its_release_is_refused_is_on_record(
+    home: Path, vault: Vault, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...]
 ) -> None:
     vault.close()
-    assert main(["patient", "hold", "HOSP|4711", "--reason", "Zebulon", "--home", str(home)]) == 11
+    assert main(["patient", arguments[0], "HOSP|4711", *arguments[1:], "--home", str(home)]) == 11
     assert "Zebulon" not in capsys.readouterr().err
     assert main(["audit", "list", "--home", str(home), "--json"]) == 0
     (record,) = [

@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from governance.vault import Identity, Vault
+from governance.vault import Hold, Identity, Vault
+from governance.vault.seals import seal
 from tests.unit.governance.vault.vault_samples import KEY, WHO, Place, people, run
 from vitalake import clock
 from vitalake.errors import InputError, LakeError, PrivacyError, ServiceUnavailable
@@ -268,25 +270,84 @@ def test_a_legal_hold_stops_an_erasure_with_its_reason(place: Place) -> None:
     assert not place.log.read_bytes()
     assert vault.status().held == 1
     vault.release(subject)
-    assert vault.held(subject) is None
+    assert vault.holds(subject) == []
     vault.erase(subject, "c-1")
+
+
+def test_a_second_hold_leaves_the_first_one_standing_and_each_is_released_by_itself(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second one replaced the first: from its end on, the patient could be erased."""
+    vault, subject = _known(place)
+    ends = datetime(2199, 5, 4, 3, tzinfo=UTC)
+    assert vault.hold(subject, "case 100") is None
+    assert vault.hold(subject, "case 200", ends) is None
+    both = r"under 2 legal holds: until it is released \(case 100\), until 2199-05-04 \(case 200\)"
+    with pytest.raises(PrivacyError, match=both):
+        place.open().erase(subject, "c-1")
+    for reason in (None, "case 300"):
+        with pytest.raises(InputError, match=r"\(case 100\), until 2199-05-04 \(case 200\)"):
+            vault.release(subject, reason)
+    assert len(vault.holds(subject)) == 2
+    monkeypatch.setattr(clock, "now_us", lambda: round(ends.timestamp() * 1e6))
+    assert vault.on_hold() == [subject]
+    assert vault.holds(subject) == [Hold(subject, "case 100", None)]
+    with pytest.raises(PrivacyError, match=r"under a legal hold until it is released \(case 100\)"):
+        vault.erase(subject, "c-1")
+    monkeypatch.undo()
+    assert vault.release(subject, "case 100") == [Hold(subject, "case 200", ends)]
+    with pytest.raises(PrivacyError, match="case 200"):
+        vault.erase(subject, "c-1")
+    assert vault.status().held == 1
+    assert vault.release(subject) == []
+    assert (vault.on_hold(), vault.status().held) == ([], 0)
+    with pytest.raises(InputError, match="under no legal hold"):
+        vault.release(subject)
+    vault.erase(subject, "c-1")
+
+
+def test_whom_retention_spares_is_whose_last_hold_has_not_ended(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    vault, subject = _known(place)
+    first, last = datetime(2199, 5, 4, 3, tzinfo=UTC), datetime(2199, 5, 6, 3, tzinfo=UTC)
+    vault.hold(subject, "case 200", last)
+    vault.hold(subject, "case 100", first)
+    for now, held in ((first, [subject]), (last, [])):
+        monkeypatch.setattr(clock, "now_us", lambda now=now: round(now.timestamp() * 1e6))
+        assert vault.on_hold() == held
+
+
+def test_a_hold_that_an_earlier_release_has_set_stands_beside_a_new_one(place: Place) -> None:
+    """It kept one hold, with its reason sealed alone."""
+    vault, subject = _known(place)
+    (secret,) = vault.secrets([subject]).values()
+    day_us = round(datetime(2199, 5, 4, tzinfo=UTC).timestamp() * 1e6)
+    with vault._store.transaction() as transaction:
+        transaction.run(
+            "INSERT INTO hold (subject, reason, until_us) VALUES (?, ?, ?)",
+            (subject, seal(AESGCM(secret), b"case 100", b"hold", subject), day_us),
+        )
+    with pytest.raises(PrivacyError, match=r"a legal hold until 2199-05-04 \(case 100\)"):
+        vault.erase(subject, "c-1")
+    vault.hold(subject, "case 200", datetime(2199, 5, 1, tzinfo=UTC))
+    with pytest.raises(PrivacyError, match=r"until 2199-05-04 \(case 100\), until 2199-05-01 \(case 200\)"):
+        vault.erase(subject, "c-1")
+    assert [hold.reason for hold in vault.release(subject, "case 200")] == ["case 100"]
+    assert vault.release(subject) == []
 
 
 def test_a_hold_ends_at_its_end_and_can_be_changed(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     vault, subject = _known(place)
-    vault.hold(subject, "for good")
+    vault.hold(subject, "case 17")
     until = datetime(2199, 5, 4, 3, 2, 1, 500, tzinfo=UTC)
-    vault.hold(subject, "case 17", until)
-    held = vault.held(subject)
-    assert held is not None
-    assert (held.reason, held.until) == ("case 17", until)
+    assert vault.hold(subject, "case 17", until) == Hold(subject, "case 17", None), "what it was before"
+    assert vault.holds(subject) == [Hold(subject, "case 17", until)]
     with pytest.raises(PrivacyError, match=r"under a legal hold until 2199-05-04 \(case 17\)"):
         vault.erase(subject, "c-1")
     assert vault.on_hold() == [subject]
     ends = clock.now() + timedelta(hours=1)
     vault.hold(subject, "case 17", ends)
     monkeypatch.setattr(clock, "now_us", lambda: round(ends.timestamp() * 1e6))
-    assert vault.held(subject) is None
+    assert vault.holds(subject) == []
     assert vault.on_hold() == []
     vault.erase(subject, "c-1")
     assert vault.status().held == 0
@@ -298,8 +359,7 @@ def test_a_hold_that_would_be_over_already_is_refused(place: Place) -> None:
     vault.hold(subject, "case 17")
     with pytest.raises(InputError, match="over already"):
         vault.hold(subject, "case 18", clock.now() - timedelta(seconds=1))
-    held = vault.held(subject)
-    assert held is not None and held.reason == "case 17"
+    assert [hold.reason for hold in vault.holds(subject)] == ["case 17"]
 
 
 def test_the_last_day_of_a_hold_that_an_earlier_release_has_set_counts(

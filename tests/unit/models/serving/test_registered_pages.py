@@ -170,7 +170,7 @@ def test_a_page_that_says_something_wrong_is_not_sent(ward: WardUnderTest) -> No
     patient = ward.token("p-0")
     wrong: dict[str, Callable[[PageRequest], Any]] = {
         "unsaid": lambda _request: Shown(_shown(patient).context),
-        "number": lambda _request: _shown("4711"),
+        "number": lambda _request: _shown("Zz4711"),
         "dict": lambda _request: {"patients": (patient,)},
         "bug": lambda _request: _raises(ValueError(patient)),
         "error": lambda _request: _raises(InputError("There is no lake yet", where=patient)),
@@ -183,11 +183,24 @@ def test_a_page_that_says_something_wrong_is_not_sent(ward: WardUnderTest) -> No
         for name in (*wrong, "nobody"):
             answer = ask(f"/{name}")
             assert answer.status_code == statuses.get(name, 503), name
-            assert patient not in answer.text and "4711" not in answer.text
+            assert patient not in answer.text and "Zz4711" not in answer.text
         assert "There is no lake yet." in ask("/error").text
         assert ask("/board").status_code == 200, "the other pages go on"
     for file in ward.settings.path(ward.settings.audit).iterdir():
-        assert "4711" not in file.read_text()
+        assert "Zz4711" not in file.read_text()
+
+
+@pytest.mark.parametrize("kind", [iter, set, list, lambda named: (name for name in named)])
+def test_whom_a_page_shows_is_recorded_however_it_names_them(
+    ward: WardUnderTest, kind: Callable[[tuple[str, ...]], Any]
+) -> None:
+    """A generator was exhausted by the check, so the audit named nobody."""
+    patients = (ward.token("p-0"), ward.token("p-1"))
+    beds = _page(lambda _request: Shown(_shown(*patients).context, patients=kind(patients)))
+    with _asking(ward, beds) as ask:
+        assert all(patient in ask("/beds").text for patient in patients)
+    newest = latest(ward.settings.path(ward.settings.audit), ward.keys, limit=1)
+    assert [(one.action, one.detail["page"], one.patients) for one in newest] == [("page.read", "beds", 2)]
 
 
 def test_nothing_of_a_page_runs_before_its_access_is_recorded(ward: WardUnderTest) -> None:

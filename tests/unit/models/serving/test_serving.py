@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import doctest
+import html
 import re
 import sqlite3
 import subprocess
@@ -42,6 +43,7 @@ from models.serving.rows import (
     percent,
     reason_measured_us,
     reason_text,
+    value_notes,
 )
 from models.serving.scores import KEEP_DAYS, ScoreBook, tidy
 from models.serving.threads import OneThread
@@ -672,6 +674,42 @@ def test_api_and_fhir_say_what_the_board_says_of_age_and_clock(ward: WardUnderTe
     for text in (words.AGE_NOT_KNOWN, "clock is 3 h ahead of ours", "no beat detected, or probe off, 1 min ago"):
         assert text in prediction["rationale"]
         assert text in re.sub("<[^>]*>", "", make_row(chart).html).replace("&#39;", "'"), text
+
+
+@pytest.mark.parametrize(("age", "withheld"), [(67, ""), (8, "child")])
+def test_board_page_and_fhir_have_the_same_findings_also_where_the_score_is_withheld(
+    ward: WardUnderTest, age: float, withheld: str
+) -> None:
+    """FHIR left out, of a child, that two sensors disagreed and that the last saturation was not usable."""
+    patient, now = ward.admit("p-1", age=age), clock.now_us()
+    ward.measure(patient, STABLE | {"8867-4": 72, "8889-8": 130}, at_us=now - 3 * MINUTE)
+    _refuse(ward, patient, ("59408-5",), at_us=now - MINUTE)
+    with ward_of(ward) as charts:
+        chart = charts.chart(patient)
+        assert chart is not None and chart.record.news2.withheld == withheld
+        board, page = make_row(chart).html, patient_now(chart)
+        rationale = risk_assessment(chart, charts.task)["prediction"][0]["rationale"]
+    notes = value_notes(chart)
+    assert len(notes) == 3, "disagreement, unusable, refused"
+    for text in notes:
+        assert text in rationale
+        for shown in (board, page):
+            assert text in html.unescape(shown)
+    assert rationale.startswith("NEWS2: no score. " if withheld else "NEWS2: total 2; ")
+
+
+@pytest.mark.parametrize("age", [67, 8])
+def test_fhir_says_of_a_patient_without_any_vital_sign_that_none_is_known_and_not_that_it_is_stale(
+    ward: WardUnderTest, age: float
+) -> None:
+    patient = ward.admit("p-1", age=age)
+    with ward_of(ward) as charts:
+        chart = charts.chart(patient)
+        assert chart is not None
+        document = risk_assessment(chart, charts.task)
+    assert document["note"][0] == {"text": "No vital sign is known."}
+    rationale = document["prediction"][0]["rationale"]
+    assert "stale" not in rationale and "no vital sign is known" in rationale
 
 
 def test_times_of_another_day_have_a_date() -> None:
