@@ -240,6 +240,19 @@ def _plans(policy: Any, keys: Any, dataset: Dataset | None = None) -> dict[str, 
     return {str(column["column"]): column for column in plan.describe()}
 
 
+def test_a_rule_applies_only_where_all_that_it_names_agrees(folder: Path, keys: Any) -> None:
+    keep = _rule(id="keep", what={"class": "date-of-service"})
+    for what in (
+        {"dataset": "encounter", "class": "date-of-service"},
+        {"dataset": "encounter", "column": "admitted_at"},
+    ):
+        policy = _load(folder, keep, _rule(id="year", what=what, then={"mask": "generalise", "unit": "year"}))
+        assert _plans(policy, keys)["effective_at"]["rule"] != "year", "another dataset"
+        assert _plans(policy, keys, load_dataset("encounter"))["admitted_at"]["rule"] == "year"
+    narrow = _rule(id="year", what={"column": "effective_at", "class": "measurement"}, then={"mask": "drop"})
+    assert _plans(_load(folder, keep, narrow), keys)["effective_at"]["rule"] != "year", "another class"
+
+
 def test_what_no_rule_speaks_of_is_not_published(folder: Path, keys: Any) -> None:
     columns = _plans(_load(folder, _rule()), keys)
     assert columns["value"]["published"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from deltalake.exceptions import CommitFailedError, DeltaError
 
@@ -31,6 +32,25 @@ POINTS = [
     "start-epoch", "start-rolled", "before-stage:2", "staged", "staged:2", "before-decide:2", "decided", "decided:3",
     "before-add", "added-one", "added-one:3", "added:2",
 ]  # fmt: skip
+
+
+OUTCOMES = {
+    "messages": ("decoded", "undecodable", "tombstones", "lost_upstream"),
+    "rows": ("published", "rejected", "duplicate", "filtered", "held"),
+}
+
+
+@pytest.mark.parametrize(("whole", "outcome"), [(whole, each) for whole, parts in OUTCOMES.items() for each in parts])
+def test_each_outcome_is_needed_for_counts_to_balance_and_none_counts_twice(whole: str, outcome: str) -> None:
+    counts = Counts(messages=10, decoded=4, undecodable=3, tombstones=2, lost_upstream=1,
+                    rows=15, published=5, rejected=4, duplicate=3, filtered=2, held=1)  # fmt: skip
+    assert counts.balanced
+    for change in (-1, 1):
+        changed = msgspec.structs.replace(counts, **{outcome: getattr(counts, outcome) + change})
+        assert not changed.balanced
+        assert msgspec.structs.replace(changed, **{whole: getattr(counts, whole) + change}).balanced
+    negative = {outcome: -1, whole: getattr(counts, whole) - getattr(counts, outcome) - 1}
+    assert not msgspec.structs.replace(counts, **negative).balanced
 
 
 @pytest.fixture
