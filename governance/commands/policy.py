@@ -35,11 +35,16 @@ def check(
     from governance.policy.rules import load_policy
     from vitalake.home import Home
     from vitalake.lake.datasets.declared import load_dataset, published_datasets
+    from vitalake.lake.tables.storage import open_storage
+    from vitalake.lake.tables.table import refuse_new
     from vitalake.settings import load_settings
 
     settings = load_settings(resolve_home(home))
     policy, keys = load_policy(settings.path(settings.governance)), Home(settings).keys
     names = [dataset] if dataset else published_datasets()
+    storage = open_storage(settings.lake_uri, settings.storage_options)
+    for name in names:
+        refuse_new(load_dataset(name), storage)
     plans = [compile_masks(policy, load_dataset(name), keys) for name in names]
     unchecked = [name for name in names if not _check_formats(name)]
     if unchecked:

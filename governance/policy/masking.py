@@ -18,7 +18,7 @@ from governance.policy.rules import Filter, Policy, Rule
 from governance.policy.stand_ins import StandIns
 from vitalake.errors import PrivacyError
 from vitalake.keys import KeyRing
-from vitalake.lake.datasets.dataset import ALWAYS, UNFIT_KEY, Column, Dataset
+from vitalake.lake.datasets.dataset import ALWAYS, UNFIT_KEY, Column, Dataset, says_status
 from vitalake.lake.datasets.declared import dataset_names, load_dataset
 from vitalake.lake.tables.dictionaries import as_type, in_dictionaries
 from vitalake.lake.unlinkable.message_tokens import MessageTokens, without_partitions
@@ -123,6 +123,7 @@ class MaskPlan:
             for plan in self.columns
             if (plan.column.name in key and not (plan.published and mask_kind(str(plan.mask_name)).distinct))
             or (plan.column.name in DECIDING and plan.mask_name != "keep")
+            or (plan.column.name == "status" and not self.dataset.measures and not says_status(plan.column))
         )
 
     def apply(self, batch: pa.RecordBatch, *, encoded: bool = False) -> Masked:
@@ -246,6 +247,8 @@ class MaskPlan:
 
 def describe_unclear(plan: ColumnPlan) -> str:
     """Return in words what the rules do to a column that tells which row of a record counts."""
+    if plan.published and plan.mask_name == "keep":
+        return f"of class {plan.column.data_class}, so that a status can be lost"
     return f"{plan.mask_name}, rule {plan.rule}" if plan.published else "not published"
 
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import reduce
+from operator import or_
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 import pyarrow as pa
+import pyarrow.compute as pc
+from pyarrow.dataset import dataset
 
 from governance.policy.masking import DECIDING, MaskPlan, compile_masks, describe_unclear
 from governance.policy.rules import load_policy
@@ -23,7 +27,15 @@ from governance.vault.sealed_rows import IDENTIFIERS
 from vitalake.errors import InputError, PrivacyError, SettingsError
 from vitalake.keys import KeyRing
 from vitalake.lake.commits.format import check_readable
-from vitalake.lake.datasets.dataset import DEVICE_KEY, IDENTIFYING, SUBJECT, Dataset, holds_codes, table_form
+from vitalake.lake.datasets.dataset import (
+    DEVICE_KEY,
+    IDENTIFYING,
+    SUBJECT,
+    UNFIT_KEY,
+    Dataset,
+    holds_codes,
+    table_form,
+)
 from vitalake.lake.datasets.declared import load_dataset, published_datasets
 from vitalake.lake.maintenance.damage import checked_snapshot
 from vitalake.lake.tables.buckets import files_for
@@ -261,9 +273,23 @@ class Catalogue:
             differ=table is not None and table.state.differ,
             subject=only.hex() if only else "",
             sealed=tuple(self.sealed(name)) if zone == "restricted" else (),
-            unclear=self._unclear(name, columns),
+            unclear=self._unclear(name, columns) or _without_unfit_key(form, columns, paths),
             identifying=(SUBJECT.name, DEVICE_KEY.name, *(c.name for c in form.columns if c.data_class in IDENTIFYING)),
         )
+
+
+def _without_unfit_key(form: Dataset, columns: Collection[str], paths: Sequence[str]) -> str:
+    """Return that rows of a table have a key that is not whole and no ``unfit_key``; empty: none has.
+
+    An earlier release published them: whether a later row replaces one of them cannot be told.
+    """
+    if UNFIT_KEY.name not in columns or not paths:
+        return ""
+    null = [pc.is_null(pc.field(name)) for name in form.key]
+    rows = dataset(list(paths), schema=form.schema, format="parquet")
+    if not rows.head(1, columns=[], filter=reduce(or_, null) & pc.is_null(pc.field(UNFIT_KEY.name))).num_rows:
+        return ""
+    return f"{UNFIT_KEY.name}: rows of an earlier release lack it; run 'vitalake lake rewrite --republish {form.name}'"
 
 
 def _refuse_unclear(relation: Relation) -> None:

@@ -99,7 +99,7 @@ def _java() -> Check:
 
 
 def _of_home(settings: Settings) -> Iterator[Check]:
-    yield _checked("declared datasets", _datasets)
+    yield _checked("declared datasets", lambda: _datasets(settings))
     yield _checked("declared vocabulary", _vocabulary)
     yield _checked("keys", lambda: _keys(settings))
     yield _checked("key service", lambda: _key_service(settings))
@@ -126,15 +126,19 @@ def _declared(ships: str, own: Mapping[str, str]) -> str:
     return f"{ships} ship; the home declares {files or 'none of its own'}"
 
 
-def _datasets() -> str:
+def _datasets(settings: Settings) -> str:
     from pipelines.formats.fhir.declared import check_declared
     from vitalake.lake.datasets.declared import load_dataset, where_declared
+    from vitalake.lake.tables.storage import open_storage
+    from vitalake.lake.tables.table import refuse_new
 
     found = {name: load_dataset(name) for name in where_declared()}
     ships = f"{sum(not where.of_home and not found[name].is_book for name, where in where_declared().items())} datasets"
     own = {name: found[name] for name, where in where_declared().items() if where.of_home}
+    storage = open_storage(settings.lake_uri, settings.storage_options)
     for dataset in own.values():
         check_declared(dataset)
+        refuse_new(dataset, storage)
     return _declared(
         ships, {f"datasets/{name}.yaml": f"{of.kind} of {len(of.columns)} columns" for name, of in own.items()}
     )

@@ -193,6 +193,7 @@ class PatientRemoval:
         for name, store in self._stores.items():
             self._tell(name)
             removed[name] = store.forget(whom)
+        for name, store in self._stores.items():  # when all have forgotten: one that fails must not keep the others
             if left := store.held(whom):
                 raise PrivacyError(
                     f"Store {name} still has entries of an erased patient ({', '.join(sorted(left))})",

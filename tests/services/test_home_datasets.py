@@ -9,14 +9,18 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
+import msgspec
 import pytest
 
+from pipelines.history.load import load_history
 from pipelines.republish.republish import republish
 from tests.attribution import Ward
 from tests.forking import command
 from vitalake.lake.commits.lake import Lake
 from vitalake.lake.commits.ledger import summarise
+from vitalake.lake.datasets import declared
 from vitalake.lake.maintenance.verify import verify
+from vitalake.settings import load_settings
 
 DECLARED = """\
 name: answer
@@ -139,3 +143,40 @@ def test_a_declaration_that_does_not_hold_stops_the_command_and_changes_nothing(
     assert said.returncode == 10
     assert "answer.yaml:10 (columns.3.type)" in said.stderr.replace("\n", "")
     assert not (ward.home / "lake").exists()
+
+
+OLD_NAMES = [
+    ("name: at, type: timestamp, class: date-of-service", "given AS at"),
+    ("name: mrn, type: string, class: medical-record-number", "no AS mrn"),
+    ("name: stay, type: string, class: encounter-identifier", "no AS stay"),
+]
+"""Columns that a new dataset may not have, and that earlier releases took; and how a query gives them."""
+
+
+@pytest.mark.parametrize(("column", "given"), OLD_NAMES)
+def test_a_table_of_before_a_refusal_is_read_and_erased_from_and_a_new_one_is_not_made(
+    ward: Ward, column: str, given: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _warehouse(ward)
+    stay = '  - {name: encounter_id, type: string, class: encounter-identifier, description: "stay"}\n'
+    (ward.home / "datasets" / "answer.yaml").write_text(f'{DECLARED}{stay}  - {{{column}, description: "x"}}\n')
+    sql = ward.home / "answer.sql"
+    sql.write_text(sql.read_text().replace("SELECT no AS answer_id,", f"SELECT no AS answer_id, {given},"))
+    job = str(ward.home / "city.yaml")
+    new = _run(ward, "history", "load", job)
+    assert new.returncode == 10 and "answer.yaml:" in new.stderr, new.stderr
+    assert _run(ward, "policy", "check").returncode == 10
+    assert "answer" not in str(list((ward.home / "lake").rglob("*")))
+
+    with monkeypatch.context() as before:  # as the release before did
+        before.setattr(declared, "_problems_of_new", lambda dataset: iter(()))
+        load_settings(ward.home)
+        load_history(ward.settings, job)
+    load_settings(ward.home)
+    assert _run(ward, "policy", "check").returncode == 0
+    counted = _run(ward, "sql", "SELECT count(*) FROM answer", "--json")
+    assert msgspec.json.decode(counted.stdout)["rows"] == [[1]], counted.stderr
+    assert _run(ward, "history", "load", job).returncode == 0
+    erased = _run(ward, "patient", "erase", PEOPLE[0], "--reason", "request 17", "--yes")
+    assert erased.returncode == 0, erased.stderr
+    assert msgspec.json.decode(_run(ward, "sql", "SELECT count(*) FROM answer", "--json").stdout)["rows"] == [[0]]

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import pyarrow as pa
 
+from vitalake.errors import SettingsError
 from vitalake.lake.datasets.classes import CLASSES
 
 TYPES: dict[str, pa.DataType] = {
@@ -142,6 +143,8 @@ class Dataset:
         ends: the column with the end of what lasts, such as a stay: the duty to keep records counts from there. None:
             it counts from the day of the partition.
         fhir: how a FHIR feed fills it by its columns' paths; None: no FHIR feed does, or code of the format does.
+        refused_if_new: why no table is made for it. A table that an earlier release made is still used: a home must be
+            able to read it, and to erase patients from it. None: a table is made.
     """
 
     name: str
@@ -156,6 +159,7 @@ class Dataset:
     one_of: OneOf | None = None
     ends: str | None = None
     fhir: FhirSource | None = None
+    refused_if_new: SettingsError | None = field(default=None, compare=False, repr=False)
 
     @property
     def measures(self) -> bool:
@@ -199,6 +203,11 @@ class Dataset:
 
 IDENTIFYING = frozenset(name for name, of in CLASSES.items() if of.sealed)
 """Data classes whose values are sealed, one by one, in the restricted zone."""
+
+
+def says_status(column: Column) -> bool:
+    """Return whether a column ``status`` is declared so that no status is lost: of its class, with its values."""
+    return column.data_class == "record-version" and bool(column.values)
 
 
 def holds_codes(dataset: Dataset, column: Column) -> bool:

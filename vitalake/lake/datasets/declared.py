@@ -31,6 +31,7 @@ from vitalake.lake.datasets.dataset import (
     FhirSource,
     FormBy,
     OneOf,
+    says_status,
 )
 from vitalake.lake.datasets.names import MADE, OWN_COLUMNS, SQL_WORDS, taken
 from vitalake.strict_yaml import read_yaml
@@ -377,8 +378,13 @@ def _loaded(found: Declared) -> Dataset:
             at=("name",),
             remedy="Give the dataset and its file the same name.",
         )
-    for at, what, remedy in _home_problems(dataset) if found.of_home else ():
+    if not found.of_home:
+        return dataset
+    for at, what, remedy in _home_problems(dataset):
         raise declarations.refused(what, where=found.where, text=text, at=at, remedy=remedy)
+    for at, what, remedy in _problems_of_new(dataset):
+        why = declarations.refused(what, where=found.where, text=text, at=at, remedy=remedy)
+        return replace(dataset, refused_if_new=why)
     return dataset
 
 
@@ -387,7 +393,7 @@ def _home_problems(dataset: Dataset) -> list[_Contradiction]:
     problems: list[_Contradiction] = []
     columns = {column.name: column for column in dataset.columns}
     if why := taken(dataset.name):
-        problems.append((("name",), f"The dataset's name {why}", "Give the dataset and its file another name."))
+        problems.append((("name",), f"The dataset's name {why}", _OTHER_NAME))
     if dataset.day_of is None:
         problems.append(((), "day_of is missing: rows without a day are in no partition", "Name a column of times."))
     elif columns[dataset.day_of].data_class in IDENTIFYING:
@@ -405,7 +411,6 @@ def _home_problems(dataset: Dataset) -> list[_Contradiction]:
     if not {name for name in dataset.key if not columns[name].counts}:
         problems.append((("key",), "Key has no column that names the record", "Add the column with the record's name."))
     known, standard = _shipped_columns(), {column.name: column for column in _standard()}
-    stays = [column for column in dataset.columns if column.data_class == "encounter-identifier"]
     for place, column in enumerate(dataset.columns):
         at = ("columns", place)
         if column.name in standard and _publishing(column) != _publishing(standard[column.name]):
@@ -418,13 +423,41 @@ def _home_problems(dataset: Dataset) -> list[_Contradiction]:
             allowed = f"Declare class {data_class}, type {kind}; or g" if data_class not in _PATIENTS_OWN else "G"
             remedy = f"{allowed}ive it another name."
             problems.append((at, "Column has another class or type than in the project's datasets", remedy))
-        if column.data_class == "encounter-identifier" and column != stays[0]:
-            # An erasure takes every such number for one of the patient's own stays: see pipelines/erasure.
-            what = "A second column has the class encounter-identifier, whose numbers are the patient's own stays"
-            problems.append(((*at, "class"), what, "Give it the class free-text, which is sealed."))
         problems += [((*at, "form", *value), what, remedy) for value, what, remedy in _unknown_forms(column)]
         problems += [(at, what, remedy) for what, remedy in _unsafe(column)]
     return problems
+
+
+def _problems_of_new(dataset: Dataset) -> Iterator[_Contradiction]:
+    """Yield what a home may not declare, but earlier releases took: there may be a table with rows of patients."""
+    if dataset.name in SQL_WORDS:
+        yield ("name",), "The dataset's name is a word of SQL itself", _OTHER_NAME
+    stays = [column for column in dataset.columns if column.data_class == "encounter-identifier"]
+    for place, column in enumerate(dataset.columns):
+        at = ("columns", place)
+        if column.name in SQL_WORDS:
+            yield at, "Column has a name that SQL takes as a word of its own", "Give it another name."
+        if column.name == "status" and not says_status(column):
+            # Of another class, a status that is not declared becomes null, and an older version of the row would count.
+            yield (
+                at,
+                "status says whether a row counts, and is not declared so",
+                "Declare type: string, class: record-version and values, such as [completed, entered-in-error]; or "
+                "give the column another name.",
+            )
+        if column.data_class in _PATIENTS_OWN:
+            yield (
+                at,
+                f"Column has the class {column.data_class}, whose numbers an erasure takes for the patient's own",
+                "The patient is patient_id. Give another number another name and the class free-text, which is sealed.",
+            )
+        if column.data_class == "encounter-identifier" and column != stays[0]:
+            # An erasure takes every such number for one of the patient's own stays: see pipelines/erasure.
+            what = "A second column has the class encounter-identifier, whose numbers are the patient's own stays"
+            yield (*at, "class"), what, "Give it the class free-text, which is sealed."
+
+
+_OTHER_NAME = "Give the dataset and its file another name."
 
 
 def _unknown_forms(column: Column) -> Iterator[_Contradiction]:
@@ -440,19 +473,10 @@ def _unsafe(column: Column) -> Iterator[tuple[str, str]]:
     data_class = column.data_class
     if column.name in OWN_COLUMNS or MADE in column.name:
         yield "Column has a name that the lake uses itself", "Give it another name."
-    if column.name in SQL_WORDS:
-        yield "Column has a name that SQL takes as a word of its own", "Give it another name."
-    if column.name == "status" and not (data_class == "record-version" and column.values):
-        # Of another class, a status that is not declared becomes null, and an older version of the row would count.
+    if column.name == "status" and not _open_text(column):
         yield (
-            "status says whether a row counts, and is not declared so",
-            "Declare type: string, class: record-version and values, such as [completed, entered-in-error]; or give "
-            "the column another name.",
-        )
-    if data_class in _PATIENTS_OWN:
-        yield (
-            f"Column has the class {data_class}, whose numbers an erasure takes for the patient's own",
-            "The patient is patient_id. Give another number the class free-text, which is sealed, and another name.",
+            "status is not text: it says whether a row counts",
+            "Declare the type string and a class that is not sealed, or give the column another name.",
         )
     if data_class is not None and CLASSES[data_class].ours:
         yield "Only the lake's own columns have this class", "Give it another class."

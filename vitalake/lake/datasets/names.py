@@ -53,4 +53,4 @@ def taken(name: str) -> str:
         return "holds two underscores in a row, as the names that queries make do"
     if name.startswith(_OF_ENGINES):
         return "begins like the tables of a database itself"
-    return "is a word of SQL itself" if name in SQL_WORDS else ""
+    return ""

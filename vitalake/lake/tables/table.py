@@ -69,6 +69,16 @@ def _repeats(column: Column) -> bool:
     return column.type == pa.binary() and column.data_class in IDENTIFYING | {SUBJECT.data_class}
 
 
+def refuse_new(dataset: Dataset, storage: Storage) -> None:
+    """Raise an error if there is no table of a dataset yet, and none may be made.
+
+    Raises:
+        SettingsError: its declaration is not one that a new table may have.
+    """
+    if dataset.refused_if_new is not None and not storage.holds_table(f"published/{dataset.name}"):
+        raise dataset.refused_if_new
+
+
 class Table:
     """A Delta table of a dataset; not to be shared between threads."""
 
@@ -77,6 +87,7 @@ class Table:
 
         Raises:
             InputError: the existing table's columns are not those of the dataset, in this or another release.
+            SettingsError: there is no table, and the dataset is declared in a way that no new one may have.
         """
         self.dataset = dataset
         self.name = f"{zone}/{dataset.name}" if zone else dataset.name
@@ -95,6 +106,8 @@ class Table:
             return self._create()
 
     def _create(self) -> DeltaTable:
+        if self.dataset.refused_if_new is not None:
+            raise self.dataset.refused_if_new
         try:
             return DeltaTable.create(
                 self.storage.uri,

@@ -282,6 +282,43 @@ def test_where_the_rules_hide_which_rows_are_current_only_all_rows_can_be_read(
     assert main(["lake", "view", dataset, "--home", str(home)]) == 12
 
 
+def test_rows_of_before_unfit_key_whose_code_does_not_fit_stop_the_current_rows_until_they_are_published_again(
+    home: Path,
+) -> None:
+    """An earlier release published them without it: its version 1 was shown beside the version 2 that replaced it."""
+    row = {
+        "encounter_id": "v1." + "c" * 32,
+        "patient_id": ONE,
+        "code_system": "ICD10CM",
+        "version": 1,
+        "recorded_at": NOON,
+    }
+    publish(home / "lake", "condition", [{**row, "code": "I10"}])
+    settings, count = load_settings(home), "SELECT count(*) FROM condition"
+    assert ask(settings, count) == [1], "a table whose keys are whole is read, with the column or without"
+    publish(home / "lake", "condition", [{**row, "code": None, "version": 2, "unfit_key": b"k" * 16}])
+    assert ask(settings, count) == [2]
+    publish(home / "lake", "condition", [{**row, "code": None}])
+    with pytest.raises(PrivacyError, match=r"clearly which rows are current: condition \(unfit_key") as refused:
+        ask(settings, count)
+    assert "--republish condition" in refused.value.where
+    assert ask(settings, "SELECT count(*) FROM condition_versions") == [3]
+
+
+def test_a_status_of_another_class_stops_the_current_rows_of_a_table_of_before(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset = load_dataset("procedure")
+    columns = [replace(c, data_class="care-event") if c.name == "status" else c for c in dataset.columns]
+    changed = replace(dataset, columns=tuple(columns))
+    publish(home / "lake", "procedure", [{"procedure_id": b"p", "patient_id": ONE, "version": 1, "performed_at": NOON}])
+    monkeypatch.setattr(
+        "governance.query.catalogue.load_dataset", lambda name: changed if name == "procedure" else load_dataset(name)
+    )
+    with pytest.raises(PrivacyError, match="status: of class care-event, so that a status can be lost"):
+        ask(load_settings(home), "SELECT count(*) FROM procedure")
+
+
 def test_the_command_answers_as_known_at(settings: Settings, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     sql = "SELECT value FROM observation_as_known_at(TIMESTAMP '2026-03-01 13:00') ORDER BY value"
     assert main(["sql", sql, "--home", str(home), "--json"]) == 0

@@ -14,6 +14,8 @@ from vitalake.lake.datasets.classes import CLASSES
 from vitalake.lake.datasets.dataset import IDENTIFYING, holds_codes
 from vitalake.lake.datasets.declared import dataset_names, load_dataset, published_datasets, where_declared
 from vitalake.lake.datasets.names import OWN_COLUMNS, SQL_WORDS
+from vitalake.lake.tables.storage import open_storage
+from vitalake.lake.tables.table import refuse_new
 from vitalake.settings import load_settings
 
 OWN = """\
@@ -115,12 +117,12 @@ def test_each_of_two_homes_has_its_own_and_a_changed_one_is_read_again(own: Path
         ("class: record-identifier", "class: free-text", r"hashed has a class that is sealed.*answer\.yaml:6"),
         (SCORE, "name: years, type: date, class: age", r"An age is not a number.*answer\.yaml:7"),
         (SCORE, "name: stay, type: int64, class: encounter-identifier", r"is not text.*answer\.yaml:7"),
-        (SCORE, "name: status, type: int64, class: measurement", r"status says whether a row counts.*answer\.yaml:7"),
-        (SCORE, "name: status, type: string, class: free-text", r"status says whether a row counts.*answer\.yaml:7"),
+        (SCORE, "name: status, type: int64, class: measurement", r"says whether a row counts.*answer\.yaml:7"),
+        (SCORE, "name: status, type: string, class: free-text", r"says whether a row counts.*answer\.yaml:7"),
         (SCORE, "name: status, type: string, class: care-event, values: [completed, entered-in-error]",
-         r"status says whether a row counts.*answer\.yaml:7 \(columns\.1\)\. Declare type: string, class: record-ver"),
+         r"says whether a row counts.*answer\.yaml:7 \(columns\.1\)\. Declare type: string, class: record-ver"),
         (SCORE, "name: status, type: string, class: record-version, form: absent-reason",
-         r"status says whether a row counts.*answer\.yaml:7"),
+         r"says whether a row counts.*answer\.yaml:7"),
         (SCORE, "name: status, type: string, class: record-version, values: [completed, entered-in-error]", OPEN),
         (SCORE, "name: current_user, type: int64, class: measurement", r"a word of its own.*answer\.yaml:7"),
         (SCORE, "name: mother, type: string, class: medical-record-number",
@@ -170,10 +172,10 @@ def test_what_does_not_hold_is_named_with_its_line(own: Path, old: str, new: str
     own.write_text(OWN.replace(old, new, 1))
     load_settings(own.parents[1])
     if said is None:
-        assert load_dataset("answer").name == "answer"
+        assert load_dataset("answer").refused_if_new is None
         return
     with pytest.raises(SettingsError, match=said):
-        load_dataset("answer")
+        refuse_new(load_dataset("answer"), open_storage(str(own.parents[1] / "lake"), {}))
 
 
 @pytest.mark.parametrize("name", sorted(OWN_COLUMNS | {"who__", "moment__"}))
@@ -197,7 +199,7 @@ def test_a_dataset_of_a_home_has_no_name_that_queries_make(own: Path, name: str,
     own.rename(own.with_name(f"{name}.yaml")).write_text(OWN.replace("name: answer\n", f"name: {name}\n"))
     load_settings(own.parents[1])
     with pytest.raises(SettingsError, match=rf"name .*{said}.*/{name}\.yaml:1 \(name\)"):
-        published_datasets()
+        refuse_new(load_dataset(name), open_storage(str(own.parents[1] / "lake"), {}))
 
 
 @pytest.mark.slow
