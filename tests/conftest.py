@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 import os
 import uuid
 from collections import defaultdict
@@ -18,7 +19,7 @@ from governance.query import sandbox
 from governance.samples import copy_samples
 from tests import forking
 from tests.services.requirements import missing
-from vitalake import declarations
+from vitalake import declarations, logs
 from vitalake.settings import Settings, StreamSettings
 
 settings.register_profile(
@@ -82,6 +83,15 @@ def only_what_ships() -> Iterator[None]:
     """After each test: what a home declared holds no longer."""
     yield
     declarations.use(None)
+
+
+@pytest.fixture(autouse=True)
+def levels_of_logs() -> Iterator[None]:
+    """After each test: the levels that a command set in this process hold no longer."""
+    levels = {name: logging.getLogger(name).level for name in logs._OURS}
+    yield
+    for name, level in levels.items():
+        logging.getLogger(name).setLevel(level)
 
 
 _interpreter = sandbox.interpreter
