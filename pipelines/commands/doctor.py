@@ -283,11 +283,12 @@ def _rules(settings: Settings, dataset: str) -> str:
 
 
 def _notifications(settings: Settings, job: str) -> str:
-    """Make the notification rules, and count the addresses to notify."""
+    """Make the notification rules and the addresses to notify."""
     from vitalake.notifications import Notifier
+    from vitalake.notifications.sending import addresses
 
     watch = Notifier(settings, job, lambda _rule, _notification: None)
-    return f"{', '.join(watch.names)}; to {len(settings.notify)} addresses"
+    return f"{', '.join(watch.names)}; to {len(addresses(settings.notify, home=settings.home))} addresses"
 
 
 def _formats(settings: Settings, job: str) -> str:

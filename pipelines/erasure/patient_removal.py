@@ -198,8 +198,8 @@ class PatientRemoval:
                 raise PrivacyError(
                     f"Store {name} still has entries of an erased patient ({', '.join(sorted(left))})",
                     where=f"entry points {GROUP}: {name}",
-                    remedy="The erasure is not finished. Correct the store's 'forget', then run 'vitalake patient "
-                    "erase' again.",
+                    remedy="The erasure is not finished: run 'vitalake patient erase' again. If it says this again, "
+                    "the store's 'forget' is wrong.",
                 )
         return removed
 

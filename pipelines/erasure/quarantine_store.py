@@ -25,7 +25,7 @@ from vitalake.errors import PrivacyError
 from vitalake.home import Home
 from vitalake.keys import KeyRing
 from vitalake.lake.datasets.dataset import SUBJECT
-from vitalake.lake.maintenance.deletion import has_value
+from vitalake.lake.maintenance.deletion import has_value, over_newest
 from vitalake.lake.maintenance.rewrite import Rows, read_file, rewrite
 from vitalake.lake.maintenance.sweep import deletable_files, staged_spans
 from vitalake.lake.tables.buckets import may_hold
@@ -247,9 +247,9 @@ def _are_at(rows: pa.Table, made: Mapping[tuple[str, str], npt.NDArray[np.int64]
 def count_messages(table: Table, search: Search) -> int:
     """Return how many messages of a quarantine table's newest version are the patient's."""
     dataset = table.name.rpartition("/")[2]
-    table.refresh()
-    files = table.snapshot().files.values()
-    return sum(int(search.among(part, dataset).sum()) for file in files for part in read_file(table, file))
+    return over_newest(
+        table, lambda file: sum(int(search.among(part, dataset).sum()) for part in read_file(table, file))
+    )
 
 
 def erase_messages(table: Table, search: Search) -> TableErased:

@@ -26,6 +26,9 @@ from vitalake.lake.tables.table import Snapshot, StagedFile, Table
 
 Value = str | bytes
 
+MOST_READS = 10
+"""How often a count begins again because a file was replaced while it was read."""
+
 COMMIT_ROWS = 4_000_000
 """Rows of the files that are rewritten in one commit."""
 
@@ -133,12 +136,33 @@ def count_rows(table: Table, column: str, values: Collection[Value]) -> int:
     Raises:
         ServiceUnavailable: storage cannot be read.
     """
-    table.refresh()
     by_name = column == patient_column(table.dataset)
-    files = table.snapshot().files.values()
-    searched = [file for file in files if not by_name or any(may_hold(file.path, value) for value in values)]
-    parts = (part for file in searched for part in read_file(table, file, columns=[column]))
-    return sum(has_value(part[column].combine_chunks(), values).true_count for part in parts)
+
+    def count(file: StagedFile) -> int:
+        if by_name and not any(may_hold(file.path, value) for value in values):
+            return 0
+        parts = read_file(table, file, columns=[column])
+        return sum(has_value(part[column].combine_chunks(), values).true_count for part in parts)
+
+    return over_newest(table, count)
+
+
+def over_newest(table: Table, count: Callable[[StagedFile], int]) -> int:
+    """Return the sum of a count over the files of a table's newest version, beside maintenance that replaces files.
+
+    Raises:
+        ServiceUnavailable: storage cannot be read, or files are replaced faster than they are read.
+    """
+    counts: dict[str, int] = {}
+    for _ in range(MOST_READS):
+        table.refresh()
+        files = table.snapshot().files.values()
+        with suppress(FileNotFoundError):  # replaced and deleted meanwhile: the newest version has another one
+            for file in files:
+                if file.path not in counts:
+                    counts[file.path] = count(file)
+            return sum(counts[file.path] for file in files)
+    raise unavailable(table, OSError())
 
 
 def _together(files: Sequence[StagedFile], most: int) -> Iterator[list[str | None]]:

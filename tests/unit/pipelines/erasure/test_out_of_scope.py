@@ -15,10 +15,10 @@ from vitalake.keys import load_keys
 from vitalake.settings import load_settings
 
 
-@pytest.mark.parametrize("servers", ["127.0.0.1:99999", "kafka:port", "", "a..b:9092", f"127.0.0.1:{free_port()}"])
+@pytest.mark.parametrize("servers", ["127.0.0.1:99999", "kafka:port", "", "a..b:9092", "127.0.0.1:FREE"])
 def test_a_broker_that_cannot_be_asked_leaves_out_the_date_and_stops_nothing(home: Path, servers: str) -> None:
     """The key was destroyed, and then a mistyped port ended the erasure with a traceback."""
-    settings = load_settings(home)
+    settings, servers = load_settings(home), servers.replace("FREE", str(free_port()))
     kafka = settings.kafka.model_copy(update={"options": {"bootstrap.servers": servers}})
     settings, keys = settings.model_copy(update={"kafka": kafka}), load_keys(settings.path(settings.keys))
     topics = [place for place in places_out_of_scope(settings, keys) if place.place.startswith("topic ")]

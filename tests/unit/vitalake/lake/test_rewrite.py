@@ -21,6 +21,7 @@ from tests.unit.vitalake.lake.span_samples import begin, open_lake, positions, w
 from vitalake.errors import LakeError, ServiceUnavailable
 from vitalake.lake.commits.lake import Lake
 from vitalake.lake.maintenance.compaction import compact
+from vitalake.lake.maintenance.deletion import over_newest
 from vitalake.lake.maintenance.rewrite import rewrite
 from vitalake.lake.maintenance.sweep import sweep
 from vitalake.lake.maintenance.vacuum import vacuum
@@ -75,6 +76,32 @@ def test_compaction_changes_nothing_that_other_engines_read(lake: Lake, engine: 
     assert (done.days, done.files_before, done.files_after, done.rows) == (2, 12, 2, 24)
     assert len(before) == 24
     assert read_by(engine, lake.published.storage.uri) == before
+
+
+def test_a_count_beside_maintenance_that_deletes_what_it_reads_is_of_the_newest_version(
+    lake: Lake, tmp_path: Path
+) -> None:
+    table, other = lake.published, open_lake(tmp_path).published
+    table.refresh()
+    rows = sum(file.rows for file in table.snapshot().files.values())
+    asked: list[str] = []
+
+    def count(file: StagedFile) -> int:
+        asked.append(file.path)
+        if len(asked) == 1:
+            rewrite(other, everything, as_one)
+            table.storage.delete(file.path)
+            raise FileNotFoundError
+        return file.rows
+
+    assert over_newest(table, count) == rows
+    assert len(set(asked)) == len(asked)
+
+    def gone(file: StagedFile) -> int:
+        raise FileNotFoundError
+
+    with pytest.raises(ServiceUnavailable):
+        over_newest(table, gone)
 
 
 def test_every_table_can_be_compacted_and_is_good_then(lake: Lake) -> None:
