@@ -8,8 +8,11 @@ place in the query, and their digests are taken as they are now.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from zipfile import BadZipFile
@@ -20,7 +23,7 @@ import pyarrow as pa
 
 from pipelines.history.columns import IDENTITY
 from vitalake.errors import LakeError
-from vitalake.folders import sync_folder
+from vitalake.folders import folder_lock, sync_folder
 from vitalake.lake.datasets.dataset import Dataset
 
 ENTRY = np.dtype([("key", "<u8"), ("content", "<u8"), ("changed", "u1"), ("replaced", "<u8")])
@@ -46,6 +49,10 @@ class Positions:
 
     new: int
     changed: int
+
+    def __bool__(self) -> bool:
+        """Return whether the lake has any."""
+        return self.new + self.changed > 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,11 +180,44 @@ class KnownRows:
         self.name = name
         self._path = home / "history" / f"{name}.npz"
 
-    def of_another(self, claims: _Entries) -> tuple[npt.NDArray[np.bool_], list[str]]:
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Lock the files of all sources, so that no other load notes claims between a check of them and a write.
+
+        It is held for moments only, and never together with another one: so loads cannot wait for each other for ever.
+
+        Raises:
+            LakeError: the folder cannot be made.
+        """
+        with self._writing():
+            self._path.parent.mkdir(mode=0o700, exist_ok=True)
+        with folder_lock(self._path.parent):
+            yield
+
+    @contextmanager
+    def loading(self) -> Iterator[None]:
+        """Let others see that a load of this source is under way; call it within ``locked``, and leave it later.
+
+        Another run of the same source may be under way, too, if this one takes over from it.
+        """
+        with self._writing():
+            descriptor = os.open(_lock_of(self._path), os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH)
+            yield
+        finally:
+            os.close(descriptor)
+
+    def of_another(self, claims: _Entries, has_rows: Callable[[str], bool]) -> tuple[npt.NDArray[np.bool_], list[str]]:
         """Return which records another source has loaded for another patient, and the names of those sources.
 
-        Published, a record of two sources is one record, of which one is shown. A source whose file is missing, or was
-        written by a release that noted no claims, is not known.
+        Published, a record of two sources is one record, of which one is shown. A load that was killed before it
+        loaded anything has no records; one that is under way has all that it noted. A source whose file is missing, or
+        was written by a release that noted no claims, is not known. Call it within ``locked``.
+
+        Args:
+            claims: of all messages of the query.
+            has_rows: whether the lake has rows of the source, dataset and incarnation of a file.
         """
         source, dataset, _ = self.name.split(".")
         found, names = np.zeros(len(claims), np.bool_), list[str]()
@@ -187,10 +227,20 @@ class KnownRows:
                 continue
             records, owned = _claims_of(path)
             hits = _in_sorted(claims["record"], records) & ~_in_sorted(claims["owned"], owned)
-            if hits.any():
+            # In this order: a load that ends in between has its rows in the lake.
+            if hits.any() and (_is_loading(path) or has_rows(path.stem)):
                 names.append(other)
-            found |= hits
+                found |= hits
         return found, sorted(set(names))
+
+    def loaded_before(self, claims: _Entries, has_rows: Callable[[str], bool]) -> npt.NDArray[np.bool_]:
+        """Return which records this source has loaded before, for whatever patient, also in an earlier incarnation."""
+        source, dataset, _ = self.name.split(".")
+        found = np.zeros(len(claims), np.bool_)
+        for path in self._path.parent.glob(f"{source}.{dataset}.*.npz"):
+            if has_rows(path.stem):
+                found |= _in_sorted(claims["record"], _claims_of(path)[0])
+        return found
 
     def read(self) -> tuple[_Entries, str]:
         """Return its entries and a digest of the query's columns; no entries if the file is missing or unreadable."""
@@ -201,17 +251,24 @@ class KnownRows:
             return np.zeros(0, ENTRY), ""
         return (entries, form) if entries.dtype == ENTRY and entries.ndim == 1 else (np.zeros(0, ENTRY), "")
 
-    def write(self, entries: _Entries, form: str, claims: _Entries) -> None:
-        """Write entries, and claims in addition to those of before; they are durable when this returns.
+    def write(self, entries: _Entries, form: str, claims: _Entries, *, add: bool = True) -> None:
+        """Write entries and claims; they are durable when this returns.
+
+        Args:
+            entries: all of them.
+            form: a digest of the query's columns.
+            claims: of the query's messages.
+            add: whether the claims of before stay; they do not if nothing was loaded with them.
 
         Raises:
             LakeError: the file cannot be written; nothing was loaded.
         """
         part = self._path.with_suffix(".part")
         claims = claims[claims["record"] != 0]
-        known = zip(_claims_of(self._path), (claims["record"], claims["owned"]), strict=True)
+        before = _claims_of(self._path) if add else (np.zeros(0, np.uint64), np.zeros(0, np.uint64))
+        known = zip(before, (claims["record"], claims["owned"]), strict=True)
         records, owned = (_sorted_once(np.concatenate(both)) for both in known)
-        try:
+        with self._writing():
             self._path.parent.mkdir(mode=0o700, exist_ok=True)
             with open(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
                 np.savez(file, entries=entries, form=np.array(form), records=records, owned=owned)
@@ -219,12 +276,37 @@ class KnownRows:
                 os.fsync(file.fileno())
             part.replace(self._path)
             sync_folder(self._path.parent)
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
         except OSError as error:
             raise LakeError(
                 f"Digests of the loaded messages cannot be written ({error.strerror})",
                 where=str(self._path.parent),
                 remedy="Make room there, then start the load again. Nothing was loaded.",
             ) from None
+
+
+def _lock_of(path: Path) -> Path:
+    """Return the file that is locked for a file of digests, which is replaced and so cannot be locked itself."""
+    return path.with_suffix(".lock")
+
+
+def _is_loading(path: Path) -> bool:
+    """Return whether a load of a file's source is under way; that of a process which was killed is not."""
+    try:
+        descriptor = os.open(_lock_of(path), os.O_RDWR)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
 
 
 def _claims_of(path: Path) -> tuple[_U64, _U64]:

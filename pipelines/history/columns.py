@@ -124,7 +124,7 @@ def in_namespace(batch: pa.RecordBatch, dataset: Dataset, namespace: str) -> pa.
             )
     system, value = IDENTITY
     if dataset.measures and value in columns:
-        given = columns.get(system, pa.nulls(batch.num_rows, pa.string()))
+        given = _absent_if_blank(columns.get(system, pa.nulls(batch.num_rows, pa.string())))
         columns[system] = pc.if_else(columns[value].is_valid(), pc.coalesce(given, namespace), given)
     return pa.RecordBatch.from_arrays(list(columns.values()), names=list(columns))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -155,11 +155,13 @@ def _load(
     known = KnownRows(settings.home, f"{part.topic}.{part.topic_id}")
     with _of(part):
         found, claims, form = _digests(settings, job, lake.dataset, spool)
-    _check_namespace(known, form)
-    to_load = _plan(known, found, form, _known_positions(lake, part), warn=True)
+    positions = _known_positions(lake, part)
+    _check_namespace(known, form, positions)
+    to_load = _plan(known, found, form, positions, warn=True)
     # One time for the whole load, in whole milliseconds: times of each batch would reveal the order of the query.
     now_us = clock.now_us() // 1000 * 1000
-    _check_claims(known, claims, to_load)
+    with known.locked():
+        _check_claims(known, claims, to_load, lake, warn=True)
     # Judged before anything is written: rows that fail, and an empty result, leave the lake as it was.
     if to_load.fate.any() or not spool.messages:
         gate.judge(lake.dataset, (table for table, _, _ in _chosen(spool, to_load, lake.dataset, now_us)))
@@ -180,8 +182,12 @@ def _load(
     if to_load.missing:
         _log.info("messages have gone from the source", extra={"where": str(part), "count": to_load.missing})
     count, next_of = 0, [positions.new, positions.changed]
+    under_way = ExitStack()
     try:
-        known.write(to_load.entries, form, claims)
+        with known.locked():  # checked again: another load may have noted its claims since
+            _check_claims(known, claims, to_load, lake)
+            under_way.enter_context(known.loading())
+            known.write(to_load.entries, form, claims, add=bool(positions))
         for table, starts, changed in _chosen(spool, to_load, lake.dataset, now_us):
             poll = _poll(job, part, RowTexts(table, starts), changed, next_of, now_us)
             writer.take(steps.mask(_outcome(poll, table, starts, steps, lake.dataset)))
@@ -194,6 +200,7 @@ def _load(
     finally:
         writer.close()
         steps.close()
+        under_way.close()
     mix(lake.published, f"{job.name}.{ONE_SHARD}.e")
     return count
 
@@ -246,14 +253,16 @@ def _digests(
     return np.concatenate(found), np.concatenate(claims), form
 
 
-def _check_namespace(known: KnownRows, form: str) -> None:
+def _check_namespace(known: KnownRows, form: str, positions: Positions) -> None:
     """Refuse a job that has another namespace than when it loaded its rows: each would be loaded again as another.
 
     Raises:
         SettingsError: it has.
     """
     entries, before = known.read()
-    if entries.size and form and before.partition(BEFORE_NAMESPACE)[2] != form.partition(BEFORE_NAMESPACE)[2]:
+    if not (positions and entries.size and form):  # a load that was killed early can have left entries without rows
+        return
+    if before.partition(BEFORE_NAMESPACE)[2] != form.partition(BEFORE_NAMESPACE)[2]:
         raise SettingsError(
             "Job's namespace is another than that of the rows that it has loaded",
             where=known.name.rpartition(".")[0],
@@ -261,23 +270,38 @@ def _check_namespace(known: KnownRows, form: str) -> None:
         )
 
 
-def _check_claims(known: KnownRows, claims: npt.NDArray[np.void], to_load: Plan) -> None:
+def _check_claims(
+    known: KnownRows,
+    claims: npt.NDArray[np.void],
+    to_load: Plan,
+    lake: Lake,
+    *,
+    warn: bool = False,
+) -> None:
     """Refuse records that another source has loaded for another patient: of the two, only one would be shown.
 
-    What both have loaded before is only reported: a refusal would not bring it back.
+    What this source has loaded before is only reported: a refusal would not bring it back, and two sources that have
+    the same records would each wait for the other when a record is given to another patient.
 
     Raises:
         QualityError: there are some among the messages that are to be loaded.
     """
-    foreign, sources = known.of_another(claims)
-    count = int((foreign & (to_load.fate != SKIPPED)).sum())
-    if count:
+
+    def has_rows(name: str) -> bool:
+        return bool(_known_positions(lake, _part_of(name)))
+
+    foreign, sources = known.of_another(claims, has_rows)
+    if not foreign.any():
+        return
+    refused = foreign & (to_load.fate != SKIPPED) & ~known.loaded_before(claims, has_rows)
+    if count := int(refused.sum()):
         raise QualityError(
             "Rows have numbers that another source has given to records of other patients",
             where=f"{known.name.rpartition('.')[0]}: {count:,} of {len(claims):,}; {', '.join(sources)}",
-            remedy="Nothing of it was published. Give the job a namespace: see docs/how-to/history.md, two sources.",
+            remedy="Nothing of it was published. If the numbers are the job's own, give it a namespace, and another "
+            "source if it has loaded rows: see docs/how-to/history.md, two sources.",
         )
-    if foreign.any():
+    if warn:
         _log.warning(
             "another source has the numbers of these records for other patients: of each two, only one is shown",
             extra={"where": known.name, "count": int(foreign.sum()), "remedy": "See docs/how-to/history.md."},
@@ -288,7 +312,7 @@ def _plan(
     known: KnownRows, found: npt.NDArray[np.void], form: str, positions: Positions, *, warn: bool = False
 ) -> Plan:
     entries, form_of_before = known.read()
-    if entries.size and form not in ("", form_of_before):
+    if positions and entries.size and form not in ("", form_of_before):
         _log.log(
             logging.WARNING if warn else logging.DEBUG,
             "query gives other columns than before: what is known by its key is taken as loaded, whatever it says now",
@@ -337,6 +361,12 @@ def _with_version(rows: pa.Table, dataset: Dataset, changed: npt.NDArray[np.bool
             column = known_at(times, replacing, now_us if name == "available_at" else None)
             rows = rows.set_column(rows.schema.get_field_index(name), name, column)
     return rows
+
+
+def _part_of(name: str) -> PartId:
+    """Return the partition that a file of digests is named after."""
+    topic, _, topic_id = name.rpartition(".")
+    return PartId(topic, topic_id, 0)
 
 
 def _known_positions(lake: Lake, part: PartId) -> Positions:

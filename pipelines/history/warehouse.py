@@ -72,7 +72,8 @@ class Warehouse:
             raise ServiceUnavailable(
                 "Warehouse refuses the query (it is not one SELECT)",
                 where=self._name,
-                remedy="Write one SELECT; it may begin with WITH. What else the query is to do, do in the warehouse.",
+                remedy="Write one SELECT; it may begin with WITH. Quote a column that is named like a statement. "
+                "What else the query is to do, do in the warehouse.",
             ) from None
         cursor = self._connection.cursor()
         try:

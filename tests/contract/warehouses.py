@@ -118,6 +118,8 @@ class WarehouseContract:
             "INSERT INTO beats VALUES (-1, 'x')",
             "UPDATE beats SET word = 'x'",
             "DELETE FROM beats",
+            "WITH gone AS (DELETE FROM beats RETURNING *) SELECT * FROM gone",
+            "SELECT 1; DELETE FROM beats",
             "CREATE TABLE made AS SELECT 1 AS n",
             "DROP TABLE beats",
         ],
@@ -134,7 +136,8 @@ class WarehouseContract:
     def test_a_write_to_a_file_is_refused(self, filled: Filled) -> None:
         """A rollback takes no file away, and the file has every value in clear."""
         before = _files(filled.home)
-        for statement in self.exports:
+        wrapped = ("{}", "SELECT 1; {}", "WITH x AS ({}) SELECT * FROM beats")
+        for statement in [wrap.format(export) for export in self.exports for wrap in wrapped]:
             with (
                 pytest.raises(ServiceUnavailable, match="Warehouse refuses the query"),
                 self._opened(filled) as warehouse,

@@ -219,7 +219,7 @@ def test_without_the_file_messages_are_passed_over_by_their_place_and_remembered
 
 
 def test_the_file_names_nobody_and_is_the_owners_only(city: City) -> None:
-    (path,) = (city.home / "history").iterdir()
+    (path,) = (city.home / "history").glob("*.npz")
     assert path.stat().st_mode & 0o777 == 0o600
     assert b"p-1" not in path.read_bytes()
 

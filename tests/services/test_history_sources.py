@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +18,15 @@ from governance.query.catalogue import Catalogue
 from governance.query.engine import connect
 from pipelines.history.change_detection import Digests
 from pipelines.history.columns import in_namespace
-from pipelines.history.gate import QualityError
+from pipelines.history.gate import QualityError, QualityGate
 from pipelines.history.job import load_job
 from pipelines.history.load import load_history
 from tests import forking
+from tests.services.waiting import until
 from vitalake.errors import SettingsError
 from vitalake.keys import load_keys
 from vitalake.lake.commits.lake import Lake
+from vitalake.lake.datasets.dataset import Dataset
 from vitalake.lake.datasets.declared import load_dataset
 from vitalake.settings import load_settings
 
@@ -51,13 +56,24 @@ class Homes:
         (home / "datasets").mkdir()
         (home / "datasets" / "drug_dose.yaml").write_text(DECLARED)
 
-    def load(self, source: str, *doses: dict[str, Any], more: str = "") -> int:
+    def load(self, source: str, *doses: dict[str, Any], more: str = "", gate: QualityGate | None = None) -> int:
         """Load doses from a source."""
+        return load_history(load_settings(self.home), self.job(source, *doses, more=more), gate=gate)
+
+    def job(self, source: str, *doses: dict[str, Any], more: str = "") -> str:
+        """Return the path of a job that loads doses."""
         query = " UNION ALL ".join(DOSES.format(**{"number": 1, "version": 1} | dose) for dose in doses)
-        (self.home / "doses.sql").write_text(query)
-        job = f"source: {source}\nwarehouse: 'duckdb::memory:'\ndatasets: {{drug_dose: doses.sql}}\n{more}\n"
+        (self.home / f"{source}.sql").write_text(query)
+        job = f"source: {source}\nwarehouse: 'duckdb::memory:'\ndatasets: {{drug_dose: {source}.sql}}\n{more}\n"
         (self.home / f"{source}.yaml").write_text(job)
-        return load_history(load_settings(self.home), str(self.home / f"{source}.yaml"))
+        return str(self.home / f"{source}.yaml")
+
+    def start(self, source: str, *doses: dict[str, Any], more: str = "", **variables: str) -> subprocess.Popen[bytes]:
+        """Start a process that loads doses, with variables of the environment."""
+        command = forking.command(
+            "vitalake", "history", "load", self.job(source, *doses, more=more), "--home", str(self.home), kind="history"
+        )
+        return subprocess.Popen(command, env=os.environ | variables)
 
     def shown(self) -> list[float]:
         """Return the current doses."""
@@ -98,7 +114,7 @@ def test_a_record_that_another_source_has_for_another_patient_is_refused(homes: 
 
 def test_what_two_sources_loaded_before_is_reported_once_both_are_known(homes: Homes) -> None:
     """A home of an earlier release has such rows, and its digests say nothing of patients."""
-    (file,) = (homes.home / "history").iterdir()
+    (file,) = (homes.home / "history").glob("*.npz")
     with np.load(file) as known:
         np.savez(file, entries=known["entries"], form=known["form"])
     assert homes.load("south", {"patient": "P-200", "dose": 70}) == 1
@@ -140,6 +156,84 @@ def test_a_source_may_correct_whose_its_own_record_is(homes: Homes) -> None:
     assert homes.shown() == [8.0]
 
 
+class Meanwhile:
+    """A gate that lets everything pass, once another load has run."""
+
+    def __init__(self, other: Callable[[], int]) -> None:
+        self.other, self.loaded = other, 0
+
+    def judge(self, _dataset: Dataset, _tables: Iterable[pa.Table]) -> None:
+        """Run the other load."""
+        self.loaded = self.other()
+
+
+def test_of_two_sources_that_load_one_number_at_once_only_one_does(homes: Homes) -> None:
+    """Both passed the check before either noted its numbers: 6,000 rows were published, and 3,000 shown."""
+    meanwhile = Meanwhile(lambda: homes.load("south", {"number": 2, "patient": "P-200", "dose": 70}))
+    with pytest.raises(QualityError, match=r"another source has given .*: west\.drug_dose: 1 of 1; south"):
+        homes.load("west", {"number": 2, "patient": "P-300", "dose": 80}, gate=meanwhile)
+    assert meanwhile.loaded == 1
+    assert homes.shown() == [5.0, 70.0]
+    assert homes.load("west", {"number": 3, "patient": "P-300", "dose": 80}) == 1
+    assert homes.shown() == [5.0, 70.0, 80.0]
+
+
+def test_a_load_that_is_under_way_has_the_numbers_that_it_noted(homes: Homes) -> None:
+    paused = homes.home / "paused"
+    south = homes.start(
+        "south",
+        {"number": 2, "patient": "P-200", "dose": 70},
+        VITALAKE_PAUSE_AT="before-stage",
+        VITALAKE_PAUSE_FILE=str(paused),
+    )
+    try:
+        until(paused.exists, process=south)
+        with pytest.raises(QualityError, match="another source has given"):
+            homes.load("west", {"number": 2, "patient": "P-300", "dose": 80})
+        assert homes.load("east", {"number": 3, "patient": "P-300", "dose": 80}) == 1, "other numbers do not wait"
+        paused.unlink()
+        assert south.wait(60) == 0
+    finally:
+        south.kill()
+    assert homes.shown() == [5.0, 70.0, 80.0]
+    with pytest.raises(QualityError, match="another source has given"):
+        homes.load("west", {"number": 2, "patient": "P-300", "dose": 80})
+
+
+def test_a_load_that_was_killed_before_it_loaded_anything_has_no_numbers_and_no_namespace(homes: Homes) -> None:
+    """What it noted refused other sources, and its own namespace was called another than that of its rows."""
+    both = ({"number": 2, "patient": "P-200", "dose": 70}, {"number": 3, "patient": "P-200", "dose": 71})
+    killed = homes.start("south", *both, VITALAKE_CRASH_AT="before-stage")
+    assert killed.wait(60) == -signal.SIGKILL
+    assert list((homes.home / "history").glob("south.*.npz"))
+    assert homes.load("west", {"number": 2, "patient": "P-300", "dose": 80}) == 1
+    with pytest.raises(QualityError, match=r"1 of 2; west"):
+        homes.load("south", *both)
+    assert homes.load("south", both[1]) == 1
+    with pytest.raises(QualityError, match=r"1 of 2; west"):
+        homes.load("south", *both)  # it never had the number
+    assert homes.load("west", {"number": 2, "patient": "P-300", "dose": 81, "version": 2}) == 1
+    own = {"number": 4, "patient": "P-200", "dose": 72}
+    assert homes.start("mid", own, VITALAKE_CRASH_AT="before-stage").wait(60) == -signal.SIGKILL
+    assert homes.load("mid", own, more="namespace: MID") == 1
+    assert homes.shown() == [5.0, 71.0, 72.0, 81.0]
+
+
+def test_two_sources_of_the_same_records_can_both_give_one_to_another_patient(homes: Homes) -> None:
+    """Each was refused because of what the other had noted before, for ever."""
+    first = {"patient": "P-100", "dose": 5}
+    assert homes.load("export", first) == 1
+    corrected = {"patient": "P-300", "dose": 6, "version": 2}
+    assert homes.load("north", first, corrected) == 1
+    assert homes.load("export", first, corrected) == 1
+    assert homes.load("export", first, corrected) == homes.load("north", first, corrected) == 0
+    assert homes.shown() == [6.0]
+    new = {"number": 2, "patient": "P-100", "dose": 7}
+    assert homes.load("north", first, corrected, new) == 1
+    with pytest.raises(QualityError, match=r"export\.drug_dose: 1 of 3; north"):
+        homes.load("export", first, corrected, new | {"patient": "P-400"})
+
+
 def test_another_namespace_than_before_is_refused(homes: Homes) -> None:
     """Every row would be loaded again, as a record of another patient."""
     with pytest.raises(SettingsError, match=r"another than that of the rows .*: north\.drug_dose\."):
@@ -173,9 +267,11 @@ def test_devices_stays_patients_and_nameless_systems_are_in_the_namespace_and_no
         "status": ["active", "active", "active"],
     }
     values = {"identity_system": ["urn:lab", None, None], "identity_value": ["1", "2", None], "code": ["8867-4"] * 3}
+    blank = pa.RecordBatch.from_pydict(values | {"identity_system": ["urn:lab", "", " "]})
     observations = pa.RecordBatch.from_pydict(values)
     named = in_namespace(observations, load_dataset("observation"), "https://hosp/ids").to_pydict()
     assert named == values | {"identity_system": ["urn:lab", "https://hosp/ids", None]}
+    assert in_namespace(blank, load_dataset("observation"), "https://hosp/ids").to_pydict() == named, "as CSV has them"
     named = in_namespace(observations.drop_columns(["identity_system"]), load_dataset("observation"), "x").to_pydict()
     assert named["identity_system"] == ["x", "x", None]
 

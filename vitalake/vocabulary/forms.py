@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from importlib import resources
@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 from vitalake.declarations import per_home
 from vitalake.errors import SettingsError
 from vitalake.strict_yaml import read_yaml
-from vitalake.vocabulary.openness import Openness, openness
+from vitalake.vocabulary.openness import Openness, openness, signs_of
 
 Fits = Callable[[str], bool]
 
@@ -182,7 +182,23 @@ MOST_OPEN = Openness(letters=2, digits=6)
 _OPEN_IN_DATES = 5
 """Digits that say a day if the century or the decade is written out."""
 
+_OPEN_IN_NAMED_DATES = 3
+"""The same, if the month has its name."""
+
 _YEARS, _DAYS = range(1900, 2040), ((1, 5), (9, 28), (12, 3))
+
+_MONTHS = tuple(
+    cased
+    for name in "Jan Feb Mar Mrz Mär Apr May Mai Jun Jul Aug Sep Oct Okt Nov Dec Dez".split()
+    for cased in (name, name.upper(), name.lower())
+)
+"""Short names of the months, English and German."""
+
+_SOME_YEARS = (1906, 1913, 1924, 1931, 1942, 1950, 1968, 1975, 1987, 1999, 2005, 2016, 2027, 2038)
+"""A year of each decade: a form may write out the decade."""
+
+_MOST_PAIRED = 3
+"""Most signs of a form that are also tried in pairs: with more of them, the dates would be millions."""
 
 
 @cache
@@ -190,13 +206,32 @@ def _dates() -> pa.Array:
     """Return dates of every year, with year, month and day in any usual order and any usual sign between them."""
     found = set()
     for year, (month, day) in product(_YEARS, _DAYS):
-        for y, m, d in (
-            (f"{year}", f"{month:02}", f"{day:02}"), (f"{year % 100:02}", f"{month:02}", f"{day:02}"),
-            (f"{year}", f"{month}", f"{day}"), (f"{year % 100:02}", f"{month}", f"{day}"),
-        ):  # fmt: skip
-            orders = ((y, m, d), (d, m, y), (m, d, y), (y, d, m))
-            found |= {sign.join(parts) for parts in orders for sign in ("", "/", ".", "-", " ")}
+        found |= {sign.join(parts) for parts in _spelled(year, month, day) for sign in ("", "/", ".", "-", " ")}
     return pa.array(sorted(found), pa.string())
+
+
+@cache
+def _dates_between(signs: frozenset[str], *, named: bool) -> pa.Array:
+    """Return dates of some years, with none, one or two of these signs between year, month and day.
+
+    Args:
+        signs: that a form has.
+        named: months have their short names, else their numbers.
+    """
+    pairs = map("".join, product(sorted(signs), repeat=2)) if len(signs) <= _MOST_PAIRED else ()
+    between = ["", *sorted(signs), *pairs]
+    days: Iterable[tuple[str | int, int]] = product(_MONTHS, (3, 12)) if named else _DAYS
+    dates = {parts for year, (month, day) in product(_SOME_YEARS, days) for parts in _spelled(year, month, day)}
+    # Beside a name a sign may be missing. Between numbers none or both are: 2345-7 is no date.
+    both = [(x, y) for x, y in product(between, repeat=2) if named or bool(x) is bool(y)]
+    return pa.array([f"{a}{x}{b}{y}{c}" for a, b, c in dates for x, y in both], pa.string())
+
+
+def _spelled(year: int, month: int | str, day: int) -> Iterator[tuple[str, str, str]]:
+    """Yield the parts of a date in every usual order, with and without century and leading zeros."""
+    for y, width in product((f"{year}", f"{year % 100:02}"), (2, 1)):
+        m, d = month if isinstance(month, str) else f"{month:0{width}}", f"{day:0{width}}"
+        yield from ((y, m, d), (d, m, y), (m, d, y), (y, d, m))
 
 
 class UnsafeForm(ValueError):
@@ -217,6 +252,9 @@ def own_form(pattern: str, source: str = "") -> Form:
         raise UnsafeForm
     if left.digits >= _OPEN_IN_DATES and found.any_of(_dates()):
         raise UnsafeForm
+    for named, least in ((False, _OPEN_IN_DATES), (True, _OPEN_IN_NAMED_DATES)):
+        if left.digits >= least and found.any_of(_dates_between(signs_of(pattern), named=named)):
+            raise UnsafeForm
     return Form(found, source=source)
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 import string
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib import import_module
 from typing import Any, NamedTuple
 
@@ -60,6 +60,40 @@ def openness(pattern: str) -> Openness:
     except (re.error, OverflowError, RecursionError, Warning):
         raise ValueError(pattern) from None
     return Openness(*(_sequence(tree, kind).open for kind in (_is_letter, _is_digit)))
+
+
+_SIGNS = string.punctuation + " "
+
+
+def signs_of(pattern: str) -> frozenset[str]:
+    """Return the signs that texts of a pattern can have, such as ``-``; of a class of characters one of its signs.
+
+    The pattern is one that openness takes.
+    """
+    return frozenset(_signs(_parser.parse(pattern, re.ASCII)))
+
+
+def _signs(items: Any) -> Iterator[str]:
+    for operator, argument in items:
+        if operator is _op.LITERAL:
+            yield from chr(argument) if chr(argument) in _SIGNS else ""
+        elif operator is _op.IN:
+            yield from [sign for sign in _SIGNS if any(_has(member, ord(sign)) for member in argument)][:1]
+        elif operator is _op.SUBPATTERN:
+            yield from _signs(argument[3])
+        elif operator is _op.BRANCH:
+            for branch in argument[1]:
+                yield from _signs(branch)
+        elif operator in (_op.MAX_REPEAT, _op.MIN_REPEAT):
+            yield from _signs(argument[2])
+
+
+def _has(member: Any, code: int) -> bool:
+    r"""Return whether a member of a class is a sign, or a range or ``\w`` that has it."""
+    operator, given = member
+    if operator is _op.CATEGORY:
+        return bool(given is _op.CATEGORY_WORD and chr(code) == "_")
+    return bool(given == code if operator is _op.LITERAL else operator is _op.RANGE and given[0] <= code <= given[1])
 
 
 _Kind = Callable[[str], bool]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -36,11 +37,18 @@ def connect(dbapi: Any, uri: str) -> Any:
     return dbapi.connect(uri)
 
 
+_WRITES = frozenset(
+    {"ATTACH", "COPY", "DELETE", "DETACH", "EXPORT", "IMPORT", "INSERT", "INSTALL", "MERGE", "TRUNCATE", "UPDATE"}
+)
+"""Words that begin a statement which writes. A WITH may contain one; the whole statement is a SELECT all the same."""
+
+
 def reads(query: str) -> bool:
     """Return whether a query is one SELECT: also one that begins with WITH, FROM, VALUES or PIVOT.
 
-    The type of the statement alone does not say it: a PIVOT has the same type as a COPY of one. But only of what reads
-    a table can be made.
+    The type of the statement alone does not say it: a PIVOT has the same type as a COPY of one, but only of what reads
+    a table can be made; and ``WITH x AS (COPY …)`` is a SELECT. So a word of _WRITES is refused wherever it stands
+    outside texts, comments and quoted names, also as the name of a column.
     """
     import duckdb
 
@@ -50,7 +58,20 @@ def reads(query: str) -> bool:
         (_,) = duckdb.extract_statements(f"CREATE TABLE made AS {query}")  # parsed, and never executed
     except (duckdb.Error, ValueError):  # ValueError: there are several, or none
         return False
-    return statement.type in allowed
+    return statement.type in allowed and _WRITES.isdisjoint(_words(query))
+
+
+def _words(query: str) -> Iterator[str]:
+    """Yield the keywords of a query, in capitals."""
+    import duckdb
+
+    # The parser takes Unicode's spaces, also those without a width, as spaces; the tokenizer, as part of a name.
+    spaced = "".join(char if char.isascii() or char.isalnum() else " " for char in query)
+    text, tokens = spaced.encode(), duckdb.tokenize(spaced)  # its places are bytes
+    ends = [place for place, _ in tokens[1:]] + [len(text)]
+    for (begin, kind), end in zip(tokens, ends, strict=True):
+        if kind == duckdb.token_type.keyword:
+            yield text[begin:end].decode().strip().upper()
 
 
 WAREHOUSE = WarehouseKind(

@@ -225,6 +225,10 @@ def test_a_pattern_that_would_take_ages_elsewhere_takes_none(tmp_path: Path) -> 
         "[0-9]{1,2}-[0-9]{1,2}-19[0-9]{2}", "[7][0-9]{5}", "[0-3][0-9] [01][0-9] 19[0-9]{2}",
         "(?:0|1|2|3|4|5|6|7|8|9|)" * 9 + "M", "?".join("ABCDEFGHIJKLMNOPQRSTUVWXYZ") + "?", "(AN|BE)(DO|RE)(NA|LA)",
         "A[A-Z]{2}|B[A-Z]{2}", "[A0][N0][N0]",
+        "[0-9]{2}(JAN|FEB|MAR|APR|MAY|JUN|JUL|AUG|SEP|OCT|NOV|DEC)[0-9]{4}", "[0-9]{1,2}[.] (Mär|Mai|Okt|Dez) 198[0-9]",
+        "(mai|jun) [0-9]{1,2}, [0-9]{4}", "[0-9]{2}MRZ19[0-9]{2}", "19[0-9]{2}_[0-9]{2}_[0-9]{2}",
+        "[0-9]{2}:[0-9]{2}:[0-9]{2}", "[0-9]{2}, [0-9]{2}, [0-9]{2}", "198[0-9][-_][0-9]{2}[_/][0-9]{2}",
+        "19[0-9]{2}[!-/][0-9]{2}[:-@][0-9]{2}",
     ],
 )  # fmt: skip
 def test_a_form_that_names_or_numbers_of_patients_can_have_is_refused(tmp_path: Path, form: str) -> None:
@@ -257,6 +261,7 @@ def test_a_form_that_two_readers_could_take_in_two_ways_is_refused(tmp_path: Pat
         ("LAB-[0-9]{4}", "LAB-0815"), ("GLU|CREA|HBA1C", "HBA1C"), ("I[0-9]{1,6}", "I123456"),
         (r"[A-Z][0-9]{2}(\.([0-9]{1,2}|-))?[+*!]?", "E11.90"), ("[A-Z]{2}[0-9]{2,4}", "NA01"), ("A{3}[0-9]", "AAA7"),
         ("GLÜ|KREA-[A-Z]{2}|N[0-9]{4}", "GLÜ"), (r"[0-9]{1,5}-[0-9]", "2345-7"), ("20[0-9]{4}", "200101"),
+        (r"[1-9]-[0-9]{3}(\.[0-9]{1,2})?", "5-511.11"), ("LAB_:[0-9]{6}", "LAB_:123456"),
         ("LAB-(?:GLU|CREA)", "LAB-CREA"), (r"\w\d\.[_\]]", "A1.]"),
     ],
 )  # fmt: skip
