@@ -20,6 +20,7 @@ from pipelines.history.change_detection import (
     CHANGED,
     CLAIM,
     ENTRY,
+    NEW,
     SKIPPED,
     Digests,
     KnownRows,
@@ -184,7 +185,8 @@ def _load(
     count, next_of = 0, [positions.new, positions.changed]
     under_way = ExitStack()
     try:
-        with known.locked():  # checked again: another load may have noted its claims since
+        with known.locked():  # checked again: another load may have written its file since
+            _check_namespace(known, form, positions)
             _check_claims(known, claims, to_load, lake)
             under_way.enter_context(known.loading())
             known.write(to_load.entries, form, claims, add=bool(positions))
@@ -293,7 +295,8 @@ def _check_claims(
     foreign, sources = known.of_another(claims, has_rows)
     if not foreign.any():
         return
-    refused = foreign & (to_load.fate != SKIPPED) & ~known.loaded_before(claims, has_rows)
+    # A changed row was loaded before by this source, also if a release without claims did it.
+    refused = foreign & (to_load.fate == NEW) & ~known.loaded_before(claims, has_rows)
     if count := int(refused.sum()):
         raise QualityError(
             "Rows have numbers that another source has given to records of other patients",

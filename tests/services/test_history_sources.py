@@ -127,6 +127,17 @@ def test_what_two_sources_loaded_before_is_reported_once_both_are_known(homes: H
     assert "only one is shown" in line["event"] and line["count"] == 1 and line["where"].startswith("south.drug_dose.")
 
 
+def test_a_source_of_an_earlier_release_may_change_what_it_loaded_though_another_has_the_number(homes: Homes) -> None:
+    """Its digests said nothing of patients: it was refused at every load, and never noted whose the records are."""
+    (file,) = (homes.home / "history").glob("north.*.npz")
+    with np.load(file) as known:
+        np.savez(file, entries=known["entries"], form=known["form"])
+    assert homes.load("south", {"patient": "P-200", "dose": 70}) == 1
+    assert homes.load("north", {"patient": "P-100", "dose": 6}) == 1
+    with pytest.raises(QualityError):
+        homes.load("east", {"patient": "P-300", "dose": 7})
+
+
 def test_a_namespace_makes_the_numbers_of_two_sources_different_ones(homes: Homes) -> None:
     first = homes.rows
     for patient in ("P-100", "P-200"):

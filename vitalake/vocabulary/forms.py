@@ -188,11 +188,15 @@ _OPEN_IN_NAMED_DATES = 3
 _YEARS, _DAYS = range(1900, 2040), ((1, 5), (9, 28), (12, 3))
 
 _MONTHS = tuple(
-    cased
-    for name in "Jan Feb Mar Mrz Mär Apr May Mai Jun Jul Aug Sep Oct Okt Nov Dec Dez".split()
-    for cased in (name, name.upper(), name.lower())
-)
-"""Short names of the months, English and German."""
+    tuple(cased for name in names.split() for cased in (name, name.upper(), name.lower()))
+    for names in (
+        "Jan", "Feb", "Mar Mrz Mär", "Apr", "May Mai", "Jun", "Jul", "Aug", "Sep", "Oct Okt", "Nov", "Dec Dez",
+    )
+)  # fmt: skip
+"""Short names of each month, English and German."""
+
+_MOST_BY_CHANCE = 3
+"""Months that a form with two open letters may match by chance: a code of the form of MRI123 can be MAR123."""
 
 _SOME_YEARS = (1906, 1913, 1924, 1931, 1942, 1950, 1968, 1975, 1987, 1999, 2005, 2016, 2027, 2038)
 """A year of each decade: a form may write out the decade."""
@@ -211,16 +215,16 @@ def _dates() -> pa.Array:
 
 
 @cache
-def _dates_between(signs: frozenset[str], *, named: bool) -> pa.Array:
+def _dates_between(signs: frozenset[str], named: tuple[str, ...] = ()) -> pa.Array:
     """Return dates of some years, with none, one or two of these signs between year, month and day.
 
     Args:
         signs: that a form has.
-        named: months have their short names, else their numbers.
+        named: the short names of the month; empty: months have their numbers.
     """
     pairs = map("".join, product(sorted(signs), repeat=2)) if len(signs) <= _MOST_PAIRED else ()
     between = ["", *sorted(signs), *pairs]
-    days: Iterable[tuple[str | int, int]] = product(_MONTHS, (3, 12)) if named else _DAYS
+    days: Iterable[tuple[str | int, int]] = product(named, (3, 12)) if named else _DAYS
     dates = {parts for year, (month, day) in product(_SOME_YEARS, days) for parts in _spelled(year, month, day)}
     # Beside a name a sign may be missing. Between numbers none or both are: 2345-7 is no date.
     both = [(x, y) for x, y in product(between, repeat=2) if named or bool(x) is bool(y)]
@@ -252,8 +256,11 @@ def own_form(pattern: str, source: str = "") -> Form:
         raise UnsafeForm
     if left.digits >= _OPEN_IN_DATES and found.any_of(_dates()):
         raise UnsafeForm
-    for named, least in ((False, _OPEN_IN_DATES), (True, _OPEN_IN_NAMED_DATES)):
-        if left.digits >= least and found.any_of(_dates_between(signs_of(pattern), named=named)):
+    if left.digits >= _OPEN_IN_DATES and found.any_of(_dates_between(signs_of(pattern))):
+        raise UnsafeForm
+    if left.digits >= _OPEN_IN_NAMED_DATES:
+        matched = sum(found.any_of(_dates_between(signs_of(pattern), names)) for names in _MONTHS)
+        if matched > (_MOST_BY_CHANCE if left.letters >= MOST_OPEN.letters else 0):
             raise UnsafeForm
     return Form(found, source=source)
 

@@ -65,13 +65,15 @@ def _words(query: str) -> Iterator[str]:
     """Yield the keywords of a query, in capitals."""
     import duckdb
 
-    # The parser takes Unicode's spaces, also those without a width, as spaces; the tokenizer, as part of a name.
+    # The parser takes Unicode's spaces, also those without a width, as spaces; the tokenizer, as part of a name. But a
+    # sign of the kind in the tag of a text ($€$) is none. So both forms are read, and a word of either counts.
     spaced = "".join(char if char.isascii() or char.isalnum() else " " for char in query)
-    text, tokens = spaced.encode(), duckdb.tokenize(spaced)  # its places are bytes
-    ends = [place for place, _ in tokens[1:]] + [len(text)]
-    for (begin, kind), end in zip(tokens, ends, strict=True):
-        if kind == duckdb.token_type.keyword:
-            yield text[begin:end].decode().strip().upper()
+    for form in (query, spaced):
+        text, tokens = form.encode(), duckdb.tokenize(form)  # its places are bytes
+        ends = [place for place, _ in tokens[1:]] + [len(text)]
+        for (begin, kind), end in zip(tokens, ends, strict=True):
+            if kind == duckdb.token_type.keyword:
+                yield text[begin:end].decode(errors="replace").strip().upper()
 
 
 WAREHOUSE = WarehouseKind(

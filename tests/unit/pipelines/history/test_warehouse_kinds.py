@@ -173,6 +173,7 @@ def test_a_session_that_the_warehouse_refuses_names_the_driver_and_blames_no_pas
         ("WITH a AS (INSERT INTO t VALUES (1) RETURNING *) FROM a", False),
         ("WITH a AS (UPDATE t SET a = 1 RETURNING *) FROM a", False),
         ("WITH a AS (TRUNCATE t) SELECT 1", False),
+        ("WITH y AS (SELECT $€$ ' $€$), x AS (COPY t TO 'f') FROM y --'", False),
         *((f"WITH a AS ({space}COPY{space}t TO 'f') SELECT 1", False) for space in "\u00a0\u200b\u2060\u3000\ufeff"),
         ("", False),
         ("SELECT 1; SELECT 2", False),
