@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
+import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -280,6 +281,15 @@ def test_where_the_rules_hide_which_rows_are_current_only_all_rows_can_be_read(
     assert main(["policy", "check", "--dataset", dataset, "--home", str(home)]) == 0
     assert f"current rows cannot be read, only {dataset}_versions: {column}: " in capsys.readouterr().out
     assert main(["lake", "view", dataset, "--home", str(home)]) == 12
+
+
+def test_a_relation_whose_current_rows_cannot_be_told_has_the_view_of_all_rows_only() -> None:
+    relation = Relation("things", {"id": "BLOB", "version": "BIGINT", "available_at": "TIMESTAMPTZ"}, ("id",), ())
+    assert [statement.split()[2] for statement in views(relation)] == [
+        '"things_versions"', '"things"', '"things_as_known_at"(moment__)'
+    ]  # fmt: skip
+    (only,) = views(msgspec.structs.replace(relation, unclear="id: drop"))
+    assert only.startswith('CREATE VIEW "things_versions"')
 
 
 def test_rows_of_before_unfit_key_whose_code_does_not_fit_stop_the_current_rows_until_they_are_published_again(
