@@ -80,6 +80,21 @@ def run_console(text: str, folder: Path, **environment: str) -> list[Run]:
     return runs
 
 
+def passed_own_tests(packages: Path, file: str) -> int:
+    """Run the tests of a page's package, with this checkout on the path; return how many passed, if none failed."""
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", file],
+        cwd=packages,
+        env=os.environ | {"PYTHONPATH": f"{packages}{os.pathsep}{DOCS.parent}"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout
+    (passed,) = re.findall(r"^(\d+) passed", done.stdout, re.MULTILINE)
+    return int(passed)
+
+
 def run_page(page: Path, folder: Path) -> int:
     """Run a page's blocks one after the other in a folder, as a user would; return how many commands there were.
 

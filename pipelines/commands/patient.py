@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
+from pipelines.commands.patient_texts import print_certificate, print_holdings
 from vitalake.cli.output import HomeOption, JsonOption, Output, note
 from vitalake.homes import resolve_home
 
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 
     from governance.erasure.certificate import Certificate
     from governance.vault import Hold, Vault
-    from pipelines.erasure.patient_removal import Holdings
     from pipelines.erasure.request import Eraser
     from vitalake.errors import VitaLakeError
     from vitalake.keys import KeyRing
@@ -57,7 +57,7 @@ def show(patient: PatientArgument, home: HomeOption = None, json: JsonOption = F
         _record(settings, keys, "patient.show", patients=eraser.tokens_of(given, all_numbers=True), outcome="asked")
         numbers = eraser.find(given)
     document = {"numbers": len(numbers), "held": _plain(numbers)}
-    out.answer(document, lambda: _print_holdings(numbers))
+    out.answer(document, lambda: print_holdings(numbers))
 
 
 def erase(
@@ -346,65 +346,10 @@ def _plain(document: Any) -> Any:
 
 
 def _show(done: Certificate, out: Output) -> None:
-    out.answer(_plain(done), lambda: _print(done))
+    out.answer(_plain(done), lambda: print_certificate(done))
 
 
 def _print_stored(folder: Path, certificate: str) -> None:
     from governance.erasure.certificate import load
 
-    _print(load(folder, certificate))
-
-
-def _print_holdings(numbers: Sequence[Holdings]) -> None:
-    for i, found in enumerate(numbers):
-        if len(numbers) > 1:
-            typer.echo(f"{'The number that was given' if i == 0 else 'Another number of the patient'}:")
-        for table, rows in found.tables.items():
-            if rows:
-                typer.echo(f"{table}: {rows:,} {'messages' if table.startswith('quarantine/') else 'rows'}")
-        for store, kinds in found.elsewhere.items():
-            if kinds:
-                typer.echo(f"{store}: {', '.join(f'{count:,} {kind}' for kind, count in sorted(kinds.items()))}")
-        if not any(found.tables.values()) and not any(found.elsewhere.values()):
-            typer.echo("Nothing is held of this patient.")
-        if found.unreadable:
-            typer.echo(f"{found.unreadable:,} messages cannot be opened; it is not known whether they name the patient")
-        if found.nameless:
-            typer.echo(f"{found.nameless:,} messages name nobody whom the vault knows; some may be the patient's")
-
-
-def _print(done: Certificate) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    typer.echo(f"Certificate {done.id}: begun {done.begun_at}, finished {done.finished_at}, by {done.actor}")
-    typer.echo(f"Reason: {done.reason}")
-    if done.resumed:
-        typer.echo("The erasure was interrupted and continued: the counts cover the last run only.")
-    if done.together:
-        typer.echo(f"Certificates of the patient's other numbers: {', '.join(done.together)}")
-    grid = Table(box=None, padding=(0, 2), header_style="bold")
-    for name in ("table", "rows removed", "files searched", "bytes searched", "files rewritten", "bytes rewritten",
-                 "older files deleted"):  # fmt: skip
-        grid.add_column(name, justify="left" if name == "table" else "right", overflow="fold")
-    for entry in done.tables:
-        grid.add_row(entry.table, *(f"{n:,}" for n in (entry.rows, entry.files_searched, entry.bytes_searched,
-                     entry.files_rewritten, entry.bytes_rewritten, entry.files_deleted)))  # fmt: skip
-    console = Console(highlight=False)
-    Console(highlight=False, width=None if console.is_terminal else 170).print(grid)
-    for name, count in done.elsewhere.items():
-        typer.echo(f"{name}: {count:,} entries removed")
-    for entry in done.tables:
-        if entry.unreadable:
-            typer.echo(
-                f"{entry.table}: {entry.unreadable:,} messages remain that nobody can open; "
-                "it is not known whether they name the patient"
-            )
-        if entry.nameless:
-            typer.echo(
-                f"{entry.table}: {entry.nameless:,} messages remain that name nobody whom the vault knows for certain; "
-                "some may be the patient's"
-            )
-    typer.echo("Not reached by this erasure:")
-    for place in done.outside:
-        typer.echo(f"  {place.place}: {place.what}{f'; expires by {place.until}' if place.until else ''}")
+    print_certificate(load(folder, certificate))

@@ -32,6 +32,19 @@ Namespace = Annotated[str, msgspec.Meta(pattern=rf"^(?!{MERGED})[^\s|\\]{{1,100}
 """Who gave numbers: a word, or a URI as the system of a FHIR identifier. A bar ends it, so it holds none itself."""
 
 
+_FIELDS = {
+    "source": (
+        "Source's name is not valid",
+        "Use up to 61 letters, digits, - and _: it stands in published rows and in file names.",
+    ),
+    "namespace": (
+        "Namespace is not valid",
+        "Write up to 100 characters without blanks, | and \\, as HL7's assigning authority or a URI.",
+    ),
+}
+"""Fields of a job file whose form is not plain: what is said of a wrong one, and what to do."""
+
+
 class _Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     source: Source
     warehouse: str
@@ -97,18 +110,9 @@ def load_job(name: str) -> Job:
         why, line = explain(error)
         raise SettingsError(f"Job file {why}", where=f"{path.name}:{line}", remedy="Correct that line.") from None
     except msgspec.ValidationError as error:
-        if "`$.source`" in str(error):
-            raise SettingsError(
-                "Source's name is not valid",
-                where=f"{path.name}: source",
-                remedy="Use up to 61 letters, digits, - and _: it stands in published rows and in file names.",
-            ) from None
-        if "`$.namespace`" in str(error):
-            raise SettingsError(
-                "Namespace is not valid",
-                where=f"{path.name}: namespace",
-                remedy="Write up to 100 characters without blanks, | and \\, as HL7's assigning authority or a URI.",
-            ) from None
+        for field, (what, remedy) in _FIELDS.items():
+            if f"`$.{field}`" in str(error):
+                raise SettingsError(what, where=f"{path.name}: {field}", remedy=remedy) from None
         raise SettingsError(
             f"Job file is not valid ({error})", where=path.name, remedy="Correct it; see the how-to on history."
         ) from None

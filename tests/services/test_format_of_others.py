@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,7 +15,7 @@ from governance.home import init_home
 from governance.samples import copy_samples
 from pipelines.core.dead_letters import open_message
 from pipelines.simulator.broker import EmbeddedBroker, ensure_topic
-from tests.documented import blocks, install, run_console
+from tests.documented import blocks, install, passed_own_tests, run_console
 from vitalake.keys import load_keys
 from vitalake.lake.commits.lake import Lake
 from vitalake.lake.commits.ledger import summarise
@@ -131,8 +128,4 @@ def test_the_console_of_the_page_says_what_it_shows(ward: Path) -> None:
 
 def test_the_package_s_own_tests_run_through_the_contract(streamed: Path) -> None:
     packages = streamed / "packages"
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_hospital_formats.py"]
-    environment = os.environ | {"PYTHONPATH": f"{packages}{os.pathsep}{ROOT}"}
-    done = subprocess.run(command, cwd=packages, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout
-    assert "13 passed" in done.stdout
+    assert passed_own_tests(packages, "test_hospital_formats.py") == 13

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from tests.documented import blocks, install, run_console
+from tests.documented import blocks, install, passed_own_tests, run_console
 
 PAGE = "write-a-page.md"
 ROOT = Path(__file__).parents[2]
@@ -34,8 +31,4 @@ def test_a_page_of_another_package_is_registered_as_the_page_shows(ward: Path) -
 
 def test_the_package_s_own_tests_run_through_the_contract(ward: Path) -> None:
     packages = ward / "packages"
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_hospital_pages.py"]
-    environment = os.environ | {"PYTHONPATH": f"{packages}{os.pathsep}{ROOT}"}
-    done = subprocess.run(command, cwd=packages, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout
-    assert "12 passed" in done.stdout
+    assert passed_own_tests(packages, "test_hospital_pages.py") == 12

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from tests.documented import blocks, install, run_console, shows
+from tests.documented import blocks, install, passed_own_tests, run_console, shows
 from tests.fhir import message
 from tests.services.polls import LaneWithoutKafka
 
@@ -36,11 +33,7 @@ def test_an_erasure_goes_through_a_store_of_another_package_as_the_page_shows(wa
 
 def test_the_package_s_own_tests_run_through_the_contract(ward: Path) -> None:
     packages = ward / "packages"
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_hospital_recalls.py"]
-    environment = os.environ | {"PYTHONPATH": f"{packages}{os.pathsep}{ROOT}"}
-    done = subprocess.run(command, cwd=packages, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout
-    assert "7 passed" in done.stdout
+    assert passed_own_tests(packages, "test_hospital_recalls.py") == 7
 
 
 def test_one_that_forgets_nobody_is_named_and_the_erasure_goes_on_when_it_does(ward: Path) -> None:

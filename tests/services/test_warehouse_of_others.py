@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tests.documented import blocks, install, run_console
+from tests.documented import blocks, install, passed_own_tests, run_console
 
 PAGE = "write-a-warehouse-driver.md"
 ROOT = Path(__file__).parents[2]
@@ -38,8 +35,4 @@ def test_a_job_reads_a_warehouse_of_another_package_as_the_page_shows(ward: Path
 
 def test_the_package_s_own_tests_run_through_the_contract(ward: Path) -> None:
     packages = ward / "packages"
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_hospital_warehouse.py"]
-    environment = os.environ | {"PYTHONPATH": f"{packages}{os.pathsep}{ROOT}"}
-    done = subprocess.run(command, cwd=packages, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout
-    assert "15 passed" in done.stdout
+    assert passed_own_tests(packages, "test_hospital_warehouse.py") == 15

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import hmac
-import os
-import subprocess
-import sys
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any
@@ -22,7 +19,7 @@ from governance.policy.masks import MaskKey, MaskKind, NoOptions, is_text, makin
 from governance.policy.masks.making import guarded
 from governance.policy.rules import Then, load_policy
 from tests.contract.masks import KEYS, MaskContract
-from tests.documented import blocks, install, run_console
+from tests.documented import blocks, install, passed_own_tests, run_console
 from tests.notified import Titles
 from vitalake import plugins
 from vitalake.errors import PrivacyError, SettingsError
@@ -61,11 +58,7 @@ def test_without_the_package_the_rule_and_the_setting_are_refused_with_file_and_
 
 def test_the_package_s_own_tests_run_through_the_contracts(ward: Path) -> None:
     packages = ward.parent / "packages"
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_hospital_masks.py"]
-    environment = os.environ | {"PYTHONPATH": f"{packages}{os.pathsep}{ROOT}"}
-    done = subprocess.run(command, cwd=packages, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout
-    assert "18 passed" in done.stdout
+    assert passed_own_tests(packages, "test_hospital_masks.py") == 18
 
 
 @pytest.mark.parametrize(
