@@ -200,6 +200,42 @@ def test_a_topic_that_an_earlier_release_began_is_known_by_its_name_from_now_on(
     assert reader.resolve() == {part: 0}
 
 
+@pytest.mark.parametrize("checkpoint", [True, False], ids=["checkpoint", "entries"])
+def test_a_topic_that_an_earlier_release_began_and_never_read_may_be_any_that_looks_new(
+    begin: Begin, topic_name: str, *, checkpoint: bool
+) -> None:
+    before = begin(**{topic_name: 1})
+    (part,) = before.parts
+    spans = before.lake.spans
+    spans.claim(job=JOB, dataset="observation", topic_ids={part.topic_id})
+    spans.table.commit(transactions={part.app_id("observation"): 0})
+    if checkpoint:
+        spans.table.delta.create_checkpoint()
+    _made_again(before, topic_name)
+    reader = begin(**{topic_name: 1, f"{topic_name}-more": 1})
+    for part in reader.parts:
+        reader.send(part, 3)
+    assert reader.resolve() == dict.fromkeys(reader.parts, 0)
+    ledger = summarise(reader.lake.spans).to_json()
+    assert sorted(ledger["lost_upstream_unknown"]) == sorted(str(part) for part in reader.parts)
+    later = begin(**{f"{topic_name}-later": 1})
+    (part,) = later.parts
+    later.send(part, 3)
+    assert later.resolve() == {part: 3}, "it was noted once; what is added later begins where it is told"
+    assert len(later.recorded()) == 1
+
+
+def test_a_topic_of_another_job_is_none_of_this_job_that_was_made_again(begin: Begin, topic_name: str) -> None:
+    before = begin(**{f"{topic_name}-other": 1})
+    (other,) = before.parts
+    before.lake.spans.claim(job="another", dataset="observation", topic_ids={other.topic_id})
+    reader = begin(**{topic_name: 1})
+    (part,) = reader.parts
+    reader.send(part, 3)
+    assert reader.resolve() == {part: 3}
+    assert reader.recorded() == []
+
+
 def test_a_partition_that_joins_a_topic_is_read_from_its_beginning_whatever_is_told(
     begin: Begin, topic_name: str
 ) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from types import MappingProxyType
 from typing import Literal
 
 import msgspec
@@ -15,7 +16,7 @@ from vitalake.errors import InputError, LakeError, ServiceUnavailable
 from vitalake.failpoints import failpoint
 from vitalake.lake.commits.format import begin_format, check_readable, check_writable
 from vitalake.lake.datasets.declared import load_dataset
-from vitalake.lake.tables.log import explained
+from vitalake.lake.tables.log import explained, read_transactions
 from vitalake.lake.tables.storage import Storage
 from vitalake.lake.tables.table import StagedFile, Table
 
@@ -236,7 +237,7 @@ class SpanLog:
         Raises:
             InputError: another job already reads one of them into the dataset.
         """
-        mine = int.from_bytes(hashlib.blake2b(job.encode(), digest_size=7).digest())  # txn versions are int64
+        mine = _job_number(job)
         claims = {f"claim/{dataset}/{topic_id}": mine for topic_id in sorted(topic_ids)}
 
         def ready() -> Literal["commit", "done"]:
@@ -322,11 +323,25 @@ class SpanLog:
             raise explained(self.table.storage, error, "Lake cannot be read") from None
         return {part: self.table.transaction(part.app_id(dataset)) for part in parts}
 
-    def begun_topics(self, dataset: str, topics: Iterable[str]) -> set[str]:
-        """Return those topics of whose name a partition was ever begun, as last refreshed: also if none was read."""
-        return {topic for topic in topics if self.table.transaction(_topic_app(dataset, topic)) is not None}
+    def begun_topics(self, *, job: str, dataset: str) -> dict[str, str | None]:
+        """Return the UUIDs of the topics that were ever begun, with their names; also if nothing of them was read.
 
-    def begin_at(self, dataset: str, positions: Mapping[PartId, int], *, topics: Iterable[str] = ()) -> None:
+        Earlier releases did not record the names: of a topic that this job claimed then, and that had no name recorded
+        since, it is None. It is empty once ``begin_at`` has taken note of such a topic.
+        """
+        mine, claims, begun = _job_number(job), f"claim/{dataset}/", f"topic/{dataset}/"
+        names: dict[str, str | None] = {}
+        for app, version in read_transactions(self.table.storage).items():
+            if app.startswith(claims) and version == mine:
+                names.setdefault(app.removeprefix(claims), None)
+            elif app.startswith(begun):
+                topic_id, _, name = app.removeprefix(begun).rpartition("/")
+                names[topic_id] = name
+        return names
+
+    def begin_at(
+        self, dataset: str, positions: Mapping[PartId, int], *, topics: Mapping[str, str] = MappingProxyType({})
+    ) -> None:
         """Record the first positions of partitions that were never read, and the names of their topics.
 
         A partition has no span until its first message; by the name it is known later that its topic was read.
@@ -334,13 +349,15 @@ class SpanLog:
         Args:
             dataset: that the topics are read into.
             positions: the first position of each partition.
-            topics: other topics that are read already; earlier releases did not record the names.
+            topics: UUIDs and names of other topics that are read already, which earlier releases did not record; empty
+                for one whose name cannot be known any more.
 
         Raises:
             SpanConflict: another reader has begun one of them; nothing is changed.
         """
         starts = {part.app_id(dataset): position for part, position in positions.items()}
-        names = {_topic_app(dataset, topic): 1 for topic in sorted({*topics, *(part.topic for part in positions)})}
+        begun = {**topics, **{part.topic_id: part.topic for part in positions}}
+        names = {f"topic/{dataset}/{topic_id}/{topic}": 1 for topic_id, topic in sorted(begun.items())}
 
         def ready() -> Literal["commit", "done"]:
             if any(self.table.transaction(app) is not None for app in starts):
@@ -354,8 +371,8 @@ class SpanLog:
 
         self.table.commit_when(ready, transactions=starts | names)
 
-    def incarnations(self, dataset: str, topics: set[str]) -> tuple[dict[PartId, int], set[PartId]]:
-        """Return all partitions ever read under these topic names with their end positions, and which are closed.
+    def incarnations(self, dataset: str) -> tuple[dict[PartId, int], set[PartId]]:
+        """Return all partitions that were ever read with their end positions, and which are closed.
 
         Reads every day: the last span of a quiet partition can be older than spans of the topic's other partitions.
         """
@@ -364,7 +381,7 @@ class SpanLog:
         for day in self.days():
             for span in self.spans_of(day):
                 for part in span.parts:
-                    if span.dataset == dataset and part.id.topic in topics:
+                    if span.dataset == dataset:
                         ends[part.id] = max(ends.get(part.id, 0), part.end)
                         closed |= {part.id} if span.kind == "closed" else set()
         return ends, closed
@@ -458,8 +475,9 @@ def _fence_app(dataset: str) -> str:
     return f"fence/{dataset}"
 
 
-def _topic_app(dataset: str, topic: str) -> str:
-    return f"topic/{dataset}/{topic}"
+def _job_number(job: str) -> int:
+    """Return the number by which a claim names a job: the versions of transactions are int64."""
+    return int.from_bytes(hashlib.blake2b(job.encode(), digest_size=7).digest())
 
 
 def _day(us: int) -> str:

@@ -262,6 +262,28 @@ def read_actions(storage: Storage, name: str) -> tuple[dict[str, tuple[int, int]
     return added, transactions
 
 
+def read_transactions(storage: Storage) -> dict[str, int]:
+    """Return every application's last transaction; delta-rs returns only the one of an application that is named.
+
+    Raises:
+        VitaLakeError: the log cannot be read.
+    """
+    try:
+        files = list_log(storage)
+        base = max(files.checkpoints, default=-1)
+        found = {}
+        for name in files.checkpoints.get(base, ()):
+            rows = pq.read_table(pa.BufferReader(_read(storage, name)), columns=["txn"])["txn"].drop_null().to_pylist()
+            found.update({row["appId"]: row["version"] for row in rows})
+        for version, name in sorted(files.entries.items()):
+            for line in _read(storage, name).splitlines() if version > base else ():
+                if b'"txn"' in line and (action := msgspec.json.decode(line).get("txn")):
+                    found[action["appId"]] = action["version"]
+    except (OSError, pa.ArrowException, msgspec.MsgspecError) as error:
+        raise explained(storage, error) from None
+    return found
+
+
 # -- the digests of entries ----------------------------------------------------------------------------------------
 
 

@@ -287,10 +287,10 @@ def test_a_reader_that_begins_while_another_one_adds_is_refused_nothing(
 
 def test_spans_of_an_incarnation_that_is_gone_are_told(lake: Lake) -> None:
     write_spans(lake, 2)
-    ends, closed = lake.spans.incarnations("observation", {"vitals"})
+    ends, closed = lake.spans.incarnations("observation")
     assert (ends, closed) == ({part(): 8}, set())
     end = empty_span(8, 8, counts=Counts())
     end.kind = "closed"
     lake.spans.decide(end)
-    assert lake.spans.incarnations("observation", {"vitals"}) == ({part(): 8}, {part()})
+    assert lake.spans.incarnations("observation") == ({part(): 8}, {part()})
     assert isinstance(end, Span)
