@@ -2,8 +2,8 @@
 
 Rounds of both alternate on the same topic of one real Kafka, and each ratio is of two runs that follow each other, so a
 machine whose speed drifts does not matter. Counted is the worker's processor time (user and system), without what a
-worker spends on a topic of one message: imports and the opening of the lake. These take longer than 150,000 messages, and vary
-by as much as the difference that is looked for: with so few, two equal commits had ratios from 0.67 to 1.55.
+worker spends on a topic of one message: imports and the opening of the lake. These take longer than 150,000 messages,
+and vary by as much as the difference that is looked for: with so few, two equal commits had ratios from 0.67 to 1.55.
 """
 
 from __future__ import annotations

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import duckdb
 import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -31,6 +30,7 @@ from pipelines.intake.steps import make_sealer
 from pipelines.simulator.warehouse_mimic import make_demo_warehouse
 from tests import forking
 from tests.fhir import message
+from tests.services.demo import leave
 from tests.services.polls import LaneWithoutKafka
 from vitalake.errors import PrivacyError
 from vitalake.keys import load_keys
@@ -63,7 +63,7 @@ def loaded(tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = tmp_path_factory.mktemp("erasure") / "home"
     init_home(home, copy_samples)
     settings = load_settings(home)
-    _leave(make_demo_warehouse(home), patients=4)
+    leave(make_demo_warehouse(home), stays=5)
     load_history(settings, "mimic-demo", care_admits=lambda _: True)
     source_id = _who(settings).source_id
     lane = LaneWithoutKafka(home)
@@ -74,21 +74,6 @@ def loaded(tmp_path_factory: pytest.TempPathFactory) -> Path:
     lane.rows()
     lane.lane.steps.close()
     return home
-
-
-def _leave(warehouse: Path, *, patients: int) -> None:
-    """Leave so many patients in the demo's warehouse: the search goes through every byte again and again."""
-    with duckdb.connect(str(warehouse)) as db:
-        tables = db.sql("SELECT table_name, list(column_name) FROM information_schema.columns GROUP BY 1").fetchall()
-        db.execute(
-            "CREATE TEMP TABLE kept AS SELECT patient_id, hospitalization_id FROM hospitalization WHERE patient_id IN "
-            "(SELECT patient_id FROM hospitalization JOIN diagnosis USING (hospitalization_id) "
-            "GROUP BY 1 ORDER BY count(*) DESC, 1 LIMIT ?)",
-            [patients],
-        )
-        for name, columns in tables:
-            column = "hospitalization_id" if "hospitalization_id" in columns else "patient_id"
-            db.execute(f"DELETE FROM {name} WHERE {column} NOT IN (SELECT {column} FROM kept)")  # noqa: S608
 
 
 @pytest.fixture

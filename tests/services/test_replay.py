@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import uuid
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -16,6 +19,8 @@ import pytest
 import yaml
 
 from governance.belonging import open_vault
+from governance.home import init_home
+from governance.samples import copy_samples
 from governance.vault import Identity
 from pipelines.history.load import load_history
 from pipelines.intake.online_feed import open_online_store
@@ -39,10 +44,9 @@ POINTS = ["decode", "start-epoch", "start-rolled", "before-stage", "staged", "be
 POINTS += ["added-one", "added-one:3", "added"]
 
 
-@pytest.fixture
-def lane(home: Path, embedded_broker: str, topic_name: str) -> LaneUnderTest:
-    """A lane that has taken 20 good messages, 30 of a code it does not know and 10 that nobody can read."""
-    lane = LaneUnderTest(home, embedded_broker, topic_name)
+def fill(home: Path, bootstrap: str, topic: str) -> LaneUnderTest:
+    """Return a lane that has taken 20 good messages, 30 of a code it does not know and 10 that nobody can read."""
+    lane = LaneUnderTest(home, bootstrap, topic)
     lane.configure(span_rows=100, poll_messages=50, span_seconds=0.2)
     lane.create_topic()
     lane.send(message(i, patient=f"p-{i % 7}") for i in range(GOOD))
@@ -51,6 +55,28 @@ def lane(home: Path, embedded_broker: str, topic_name: str) -> LaneUnderTest:
     lane.run()
     assert lane.ledger()["published"] == GOOD
     return lane
+
+
+@pytest.fixture(scope="module")
+def filled(tmp_path_factory: pytest.TempPathFactory, embedded_broker: str) -> LaneUnderTest:
+    """The lane that the tests copy."""
+    home = tmp_path_factory.mktemp("filled") / "home"
+    init_home(home, copy_samples)
+    return fill(home, embedded_broker, f"vitals-{uuid.uuid4().hex[:10]}")
+
+
+@pytest.fixture
+def lane(filled: LaneUnderTest, tmp_path: Path) -> LaneUnderTest:
+    """A copy of it; the topic is everybody's, so who sends more takes ``sending``."""
+    home = tmp_path / "home"
+    shutil.copytree(filled.home, home)
+    return dataclasses.replace(filled, home=home, options=dict(filled.options))
+
+
+@pytest.fixture
+def sending(home: Path, embedded_broker: str, topic_name: str) -> LaneUnderTest:
+    """Such a lane on a topic of its own."""
+    return fill(home, embedded_broker, topic_name)
 
 
 EXTENSION = """\
@@ -133,7 +159,8 @@ def test_a_killed_replay_loses_and_doubles_nothing(lane: LaneUnderTest, point: s
     assert_recovered(lane)
 
 
-def test_beside_a_running_stream_both_are_whole(lane: LaneUnderTest) -> None:
+def test_beside_a_running_stream_both_are_whole(sending: LaneUnderTest) -> None:
+    lane = sending
     more = 600
     stream = lane.start(idle=None)
     with stream:
@@ -209,7 +236,8 @@ def test_rules_that_change_under_way_are_the_ones_that_count(lane: LaneUnderTest
     assert_recovered(lane)
 
 
-def test_a_copy_that_came_meanwhile_gives_no_second_current_row(lane: LaneUnderTest) -> None:
+def test_a_copy_that_came_meanwhile_gives_no_second_current_row(sending: LaneUnderTest) -> None:
+    lane = sending
     lane.send(message(i, patient=f"p-{i % 7}", code=code("8889-8")) for i in range(100, 100 + UNKNOWN))
     lane.run()
     run(lane, "replay", extended=True)
