@@ -10,7 +10,7 @@ import logging
 import socket
 import time
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Literal
@@ -18,7 +18,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicCollection, TopicPartition
-from confluent_kafka.admin import AdminClient, OffsetSpec
+from confluent_kafka.admin import AdminClient, OffsetSpec, TopicDescription
 
 from pipelines.core.errors import BrokerUnreachable, TopicMissing, TopicRemade, UpstreamLoss
 from pipelines.core.poll import Poll
@@ -32,7 +32,7 @@ START_TIMEOUT_SECONDS = 10.0
 """How long a broker has to answer a request for metadata or offsets."""
 
 CONNECT_SECONDS = 3.0
-"""How long each configured address has to accept a connection."""
+"""How long each configured address has to accept a connection, and a broker to say which topics there are now."""
 
 POLL_SECONDS = 0.05
 """Longest wait for a poll to fill. On a quiet lane it adds half of this to the latency."""
@@ -115,21 +115,36 @@ def list_partitions(admin: AdminClient, topics: list[str]) -> list[PartId]:
         BrokerUnreachable: no broker answers.
     """
     found = []
-    for name, future in admin.describe_topics(TopicCollection(topics), request_timeout=START_TIMEOUT_SECONDS).items():
-        try:
-            description = future.result(START_TIMEOUT_SECONDS + 1)
-        except (KafkaException, TimeoutError) as error:
-            if _code(error) in _GONE:
-                raise TopicMissing(
-                    "Topic not found",
-                    where=name,
-                    remedy="Create the topic, or correct jobs.*.topics in the configuration.",
-                ) from None
-            raise BrokerUnreachable(
-                "Broker does not answer", where="kafka.bootstrap_servers", remedy="Start it, or correct the address."
-            ) from None
+    for name, description in _describe(admin, topics, START_TIMEOUT_SECONDS):
+        if description is None:
+            raise TopicMissing(
+                "Topic not found",
+                where=name,
+                remedy="Create the topic, or correct jobs.*.topics in the configuration.",
+            )
         found += [PartId(name, str(description.topic_id), part.id) for part in description.partitions]
     return sorted(found)
+
+
+def _describe(
+    admin: AdminClient, topics: Collection[str], seconds: float
+) -> Iterator[tuple[str, TopicDescription | None]]:
+    """Yield each topic with its description; None: there is no such topic.
+
+    Raises:
+        BrokerUnreachable: no broker answers in time.
+    """
+    for name, future in admin.describe_topics(TopicCollection(sorted(topics)), request_timeout=seconds).items():
+        try:
+            yield name, future.result(seconds + 1)
+        except (KafkaException, TimeoutError) as error:
+            if _code(error) not in _GONE:
+                raise BrokerUnreachable(
+                    "Broker does not answer",
+                    where="kafka.bootstrap_servers",
+                    remedy="Start it, or correct the address.",
+                ) from None
+            yield name, None
 
 
 def _code(error: BaseException) -> int | None:
@@ -192,6 +207,27 @@ class ShardConsumer:
         self.listed = tuple(list_partitions(self.admin, sorted(self.stream.topics)))
         return [part for part in self.listed if self.shard.takes(part.topic, part.partition)]
 
+    def check_topics(self) -> None:
+        """Check that the topics which are read are those that were listed when reading began.
+
+        Messages are fetched by the topic's name alone: of a topic that was deleted and created again Kafka hands out
+        the new one's messages at the old one's offsets. What was fetched before this check is of the listed topic, as
+        far as the broker that answers knows of the new one. Another thread than the one that reads may call it.
+
+        Raises:
+            TopicRemade: one was deleted and created again.
+            BrokerUnreachable: no broker answers.
+        """
+        listed = {part.topic: part.topic_id for part in self.parts}
+        for name, description in _describe(self.admin, listed, CONNECT_SECONDS) if listed else ():
+            # One that is gone, and was not created again, has no messages that could be taken for the old one's.
+            if description is not None and str(description.topic_id) != listed[name]:
+                raise TopicRemade(
+                    "Topic was deleted and created again",
+                    where=self.name,
+                    remedy="The lane starts again, on the new one.",
+                )
+
     def bounds(self, part: PartId) -> tuple[int, int]:
         """Return the first offset that Kafka still has of a partition, and the offset after its last one.
 
@@ -243,7 +279,7 @@ class ShardConsumer:
 
         Raises:
             UpstreamLoss: messages that come next were deleted from the log.
-            TopicRemade: the topic was deleted.
+            TopicRemade: the topic was deleted, also if it was created again since.
         """
         messages = self._consumer.consume(self._batch, POLL_SECONDS) if self.parts else []
         if not messages:
@@ -311,6 +347,7 @@ class ShardConsumer:
             if error is None:
                 continue
             if error.code() in _LOST:
+                self.check_topics()
                 raise UpstreamLoss(
                     "Kafka has deleted messages that were not read yet",
                     where=f"{message.topic()}[{message.partition()}]",

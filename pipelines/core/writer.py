@@ -17,6 +17,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from pipelines.core.dead_letters import DeadLetters
+from pipelines.core.errors import TopicRemade
 from pipelines.core.poll import Outcome
 from vitalake import clock
 from vitalake.causes import unavailable
@@ -101,6 +102,7 @@ class SpanWriter:
         stop: threading.Event,
         on_committed: Callable[[Span], None],
         on_paused: Callable[[str], object],
+        before_decide: Callable[[], None] | None = None,
         kind: Literal["stream", "replay", "attribution"] = "stream",
         begin_small: bool = False,
     ) -> None:
@@ -123,6 +125,7 @@ class SpanWriter:
             stop: when it is set, the writer no longer waits for the storage.
             on_committed: called with each span that was added to all tables.
             on_paused: called with the reason for which the writer waits.
+            before_decide: called in the committer's thread before a span is decided; what it raises discards the span.
             kind: of the spans.
             begin_small: whether the first spans are cut earlier, see FIRST_SHARE.
         """
@@ -134,6 +137,7 @@ class SpanWriter:
         self.positions = positions
         self._watermarks = watermarks
         self._stop, self._on_committed, self._on_paused = stop, on_committed, on_paused
+        self._before_decide = before_decide
         self._share_of_span = FIRST_SHARE if begin_small else 1.0
         self._open: OpenSpan | None = None
         self._committer = ThreadPoolExecutor(1, thread_name_prefix="committer")
@@ -287,6 +291,8 @@ class SpanWriter:
         while True:
             try:
                 return step()
+            except TopicRemade:
+                raise  # the storage has accepted everything; the span's messages may be another topic's
             except (OSError, ServiceUnavailable) as error:
                 logged = self._pause(error, attempt, logged)
                 attempt += 1
@@ -330,6 +336,8 @@ class SpanWriter:
         failpoint("staged")
 
     def _decide(self, span: Span) -> None:
+        if self._before_decide is not None:
+            self._before_decide()
         self._lake.decide(span)
         failpoint("decided")
 

@@ -65,6 +65,7 @@ class FencedSteps(Steps):
         stop: threading.Event,
         on_committed: Callable[[Span], None],
         on_paused: Callable[[str], object],
+        before_decide: Callable[[], None] | None = None,
         begin_small: bool = False,
     ) -> SpanWriter:
         """Return a writer of what these steps make, behind the fence that was read before them; see SpanWriter."""
@@ -85,6 +86,7 @@ class FencedSteps(Steps):
             stop=stop,
             on_committed=on_committed,
             on_paused=on_paused,
+            before_decide=before_decide,
             begin_small=begin_small,
         )
 

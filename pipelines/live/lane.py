@@ -13,7 +13,6 @@ from typing import Literal
 
 from governance.belonging import introduce
 from governance.keyservice import KeyRevoked
-from pipelines.core.errors import TopicRemade
 from pipelines.core.kafka import Shard, ShardConsumer
 from pipelines.core.poll import DecodedPoll, Outcome, Poll
 from pipelines.core.writer import SpanWriter
@@ -133,6 +132,7 @@ class Lane:
             positions=dict(positions),
             watermarks=_watermarks(recent),
             stop=self.stop,
+            before_decide=consumer.check_topics,
             on_committed=self._committed,
             on_paused=partial(self.status.pause, "storage"),
             begin_small=True,
@@ -159,15 +159,15 @@ class Lane:
                 self.steps.older_until = time.monotonic() + 2 * self.stream.lookback_seconds
 
     def _relist(self) -> None:
-        """Start again if partitions were added; end if a topic was deleted and created again."""
+        """Start again if partitions were added.
+
+        Raises:
+            TopicRemade: a topic was deleted and created again.
+        """
         assert self.consumer is not None and self.writer is not None
         self._listed_at = time.monotonic()
+        self.consumer.check_topics()
         parts = self.consumer.list_parts()
-        topic_ids = {part.topic: part.topic_id for part in self.consumer.parts}
-        if any(topic_ids.get(part.topic, part.topic_id) != part.topic_id for part in parts):
-            raise TopicRemade(
-                "Topic was deleted and created again", where=self.name, remedy="The lane starts again, on the new one."
-            )
         if set(parts) != set(self.consumer.parts):
             _log.info("partitions changed", extra={"shard": self.name, "count": len(parts)})
             self.reset()

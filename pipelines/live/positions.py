@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import uuid
-from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from pipelines.core.errors import UpstreamLoss
@@ -90,68 +89,40 @@ def _begin_new(
     new = [part for part, position in known.items() if position is None]
     old = {part.topic_id: part.topic for part, position in known.items() if position is not None}
     unread = {part.topic: part.topic_id for part in new if part.topic_id not in old}
-    closed: dict[str, list[PartId]] = {}
     made_again: set[str] = set()
+    unknown: list[PartId] = []
     if unread:
-        ends, ended = spans.incarnations(dataset)
-        closed = _close_gone(lake, unread, ends, ended, job=job, shard=shard, epoch=epoch)
-        begun = spans.begun_topics(job=job, dataset=dataset)
-        nameless = {topic_id for topic_id, name in begun.items() if name is None}
+        read, closed = spans.read_partitions(dataset)
+        begun = spans.begun(job=job, dataset=dataset)
+        names = begun.topics | {part.topic_id: part.topic for part in read}
+        gone = {
+            PartId(names[topic_id], topic_id, partition): position
+            for (topic_id, partition), position in begun.positions.items()
+            if topic_id in names and unread.get(names[topic_id], topic_id) != topic_id
+        }
+        for part in sorted(gone.keys() - closed):
+            end = gone[part]
+            _record(lake, "closed", job, shard, epoch, [Part(part, end, end, end, Counts(), lost_unknown=True)])
+            _log.warning("topic made again: old partition closed", extra={"where": str(part)})
+        made_again = {part.topic for part in gone}
         # Each of the new topics may be one of these, made again. So none skips messages, and the loss is noted.
-        nameless -= {part.topic_id for part in (*ends, *known)}
-        made_again = set(closed) | (set(unread) if nameless else unread.keys() & set(begun.values()))
-        old |= dict.fromkeys(nameless, "")
+        nameless = begun.claimed - names.keys() - {part.topic_id for part in known}
+        if nameless:
+            unknown = [part for part in new if part.topic in unread.keys() - made_again]
+            made_again |= unread.keys()
+            old |= dict.fromkeys(nameless, "")
     first = {
         part: consumer.offset_at(
             part, "earliest" if part.topic_id in old or part.topic in made_again else options.start
         )
         for part in new
     }
-    # Of an old topic of which nothing was read, no partition can be closed. That messages may be lost is noted here.
-    unknown = [part for part in new if part.topic in made_again and not closed.get(part.topic)]
     if unknown:
         parts = [Part(part, None, first[part], first[part], Counts(), lost_unknown=True) for part in unknown]
         _record(lake, "gap", job, shard, epoch, parts)
-        _log.warning("topic made again: nothing of the old one was read", extra={"where": str(unknown[0])})
+        _log.warning("topics may have been made again: an earlier release has read one that is gone")
     spans.begin_at(dataset, {part: at for part, at in first.items() if part not in unknown}, topics=old)
     return set(new)
-
-
-def _close_gone(
-    lake: Lake,
-    live: Mapping[str, str],
-    ends: Mapping[PartId, int],
-    ended: set[PartId],
-    *,
-    job: str,
-    shard: str,
-    epoch: int,
-) -> dict[str, list[PartId]]:
-    """Close the partitions of topics that were deleted and created again.
-
-    A topic that was created again has the same name and another UUID, and partitions without a position. The spans are
-    read only then: a topic gets its positions after the old one was closed.
-
-    Args:
-        lake: the lake.
-        live: the topics without a position, and their UUIDs.
-        ends: where each partition that was ever read has ended.
-        ended: those that are closed already.
-        job: whose worker closes them.
-        shard: of the job.
-        epoch: of the shard.
-
-    Returns of each topic that was created again and of which something was ever read: the partitions closed by this
-    call.
-    """
-    gone = {part: end for part, end in ends.items() if part.topic_id != live.get(part.topic, part.topic_id)}
-    topics: dict[str, list[PartId]] = {part.topic: [] for part in gone}
-    for part, end in gone.items():
-        if part not in ended:
-            _record(lake, "closed", job, shard, epoch, [Part(part, end, end, end, Counts(), lost_unknown=True)])
-            _log.warning("topic made again: old partition closed", extra={"where": str(part)})
-            topics[part.topic].append(part)
-    return topics
 
 
 def _record(lake: Lake, kind: str, job: str, shard: str, epoch: int, parts: list[Part]) -> None:

@@ -71,15 +71,46 @@ def test_a_log_that_starts_after_our_position_stops_the_lane_until_the_loss_is_a
 def test_a_topic_made_again_is_another_topic_and_the_old_one_is_closed(lane: LaneUnderTest) -> None:
     lane.send(message(i) for i in range(50))
     lane.run()
-    lane.delete_topic()
-    until(lambda: lane.topic not in AdminClient({"bootstrap.servers": lane.bootstrap}).list_topics(timeout=10).topics)
-    lane.create_topic()
+    _make_again(lane)
     lane.send(message(i) for i in range(50, 90))
     lane.run()
     ledger = lane.ledger()
     assert ledger["published"] == 90
     assert ledger["balanced"] is True
     assert ledger["lost_upstream_unknown"] == [f"{lane.topic}[0]", f"{lane.topic}[1]"], "the old topic's"
+
+
+@pytest.mark.parametrize("more", [16, 3], ids=["beyond the position", "before the position"])
+def test_a_topic_made_again_while_it_is_read_gives_every_message_once(
+    home: Path, kafka: KafkaServer, topic_name: str, more: int
+) -> None:
+    lane = LaneUnderTest(home, kafka.bootstrap_servers, topic_name, partitions=1)
+    lane.configure(span_seconds=0.2, relist_seconds=30, bundle_seconds=5)
+    lane.create_topic()
+    lane.send(message(i) for i in range(5))
+    process = lane.start(idle=None)
+    with process:
+        until(lambda: lane.ledger()["published"] == 5, process=process)
+        process.send_signal(signal.SIGSTOP)  # it asks for nothing while the topic is away
+        _make_again(lane)
+        lane.send(message(i) for i in range(5, 5 + more))
+        process.send_signal(signal.SIGCONT)
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == 75, errors.decode()[-3000:]
+    lane.run()
+    ids = lane.published()["observation_id"].to_pylist()
+    assert len(ids) == len(set(ids)) == 5 + more
+    ledger = lane.ledger()
+    assert (ledger["messages"], ledger["balanced"], ledger["lost_upstream"]) == (5 + more, True, 0)
+    assert ledger["lost_upstream_unknown"] == [f"{lane.topic}[0]"]
+
+
+def _make_again(lane: LaneUnderTest) -> None:
+    """Delete the topic and create it; what is sent before the broker knows that it is gone would go with it."""
+    lane.delete_topic()
+    with AdminClient({"bootstrap.servers": lane.bootstrap}) as admin:
+        until(lambda: lane.topic not in admin.list_topics(timeout=10).topics)
+    lane.create_topic()
 
 
 def test_transaction_markers_are_no_messages_and_aborted_ones_are_not_published(lane: LaneUnderTest) -> None:
@@ -150,9 +181,7 @@ def test_a_topic_made_again_is_read_from_its_beginning_although_nothing_of_the_o
     lane: LaneUnderTest,
 ) -> None:
     lane.run(extra=["--from", "latest"])
-    lane.delete_topic()
-    until(lambda: lane.topic not in AdminClient({"bootstrap.servers": lane.bootstrap}).list_topics(timeout=10).topics)
-    lane.create_topic()
+    _make_again(lane)
     lane.send(message(i) for i in range(30))
     lane.run(extra=["--from", "latest"])
     ledger = lane.ledger()
@@ -164,7 +193,7 @@ def test_a_topic_made_again_is_read_from_its_beginning_although_nothing_of_the_o
 def _begun(lane: LaneUnderTest) -> bool:
     if not lane.lake.storage.holds_table("spans"):
         return False
-    return lane.topic in lane.lake.spans.begun_topics(job="vitals", dataset=lane.lake.dataset.name).values()
+    return lane.topic in lane.lake.spans.begun(job="vitals", dataset=lane.lake.dataset.name).topics.values()
 
 
 def test_a_broker_that_restarts_pauses_the_lane_and_it_goes_on_by_itself(

@@ -173,7 +173,7 @@ def test_two_workers_that_begin_a_topic_at_the_same_moment_agree(
 def test_a_topic_made_again_is_read_from_its_beginning_also_if_nothing_of_the_old_one_was_read(
     begin: Begin, topic_name: str, workers: int
 ) -> None:
-    before = begin(**{topic_name: 1})
+    before = begin(**{topic_name: 3})
     before.resolve()
     _made_again(before, topic_name)
     reader = begin(**{topic_name: 2})
@@ -183,9 +183,23 @@ def test_a_topic_made_again_is_read_from_its_beginning_also_if_nothing_of_the_ol
     found = [reader.resolve(*group) for group in groups]
     assert {part: at for positions in found for part, at in positions.items()} == dict.fromkeys(reader.parts, 0)
     ledger = summarise(reader.lake.spans).to_json()
-    assert ledger["lost_upstream_unknown"] == [str(part) for part in reader.parts], "what came to the old one unread"
+    assert ledger["lost_upstream_unknown"] == [str(part) for part in before.parts], "what came to the old one unread"
     assert (ledger["balanced"], ledger["messages"]) == (True, 0)
-    assert [span.kind for span in reader.recorded()] == ["gap"]
+    assert {span.kind for span in reader.recorded()} == {"closed"}
+
+
+def test_of_a_topic_made_again_also_the_partitions_that_were_never_read_are_closed(
+    begin: Begin, topic_name: str
+) -> None:
+    before = begin(**{topic_name: 2})
+    first, second = before.parts
+    before.resolve()
+    before.lake.spans.decide(empty_span(0, 3, at=first, epoch=before.epoch))
+    before.send(second, 9)
+    _made_again(before, topic_name)
+    reader = begin(**{topic_name: 2})
+    assert reader.resolve() == dict.fromkeys(reader.parts, 0)
+    assert summarise(reader.lake.spans).to_json()["lost_upstream_unknown"] == [str(first), str(second)]
 
 
 def test_a_topic_that_an_earlier_release_began_is_known_by_its_name_from_now_on(begin: Begin, topic_name: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from types import MappingProxyType
 from typing import Literal
@@ -220,6 +221,21 @@ def from_row(row: dict[str, object]) -> Span:
     )
 
 
+@dataclass(slots=True)
+class Begun:
+    """What the log's transactions say of the partitions that were begun.
+
+    Attributes:
+        positions: (UUID of the topic, partition) → where it is read on.
+        topics: UUID → name of a topic; empty: it cannot be known any more, see ``SpanLog.begin_at``.
+        claimed: UUIDs of the topics that the job has ever read; earlier releases did not record names.
+    """
+
+    positions: dict[tuple[str, int], int] = field(default_factory=dict)
+    topics: dict[str, str] = field(default_factory=dict)
+    claimed: set[str] = field(default_factory=set)
+
+
 class SpanLog:
     """The spans table: decides spans, knows positions, and lists what was decided."""
 
@@ -323,21 +339,21 @@ class SpanLog:
             raise explained(self.table.storage, error, "Lake cannot be read") from None
         return {part: self.table.transaction(part.app_id(dataset)) for part in parts}
 
-    def begun_topics(self, *, job: str, dataset: str) -> dict[str, str | None]:
-        """Return the UUIDs of the topics that were ever begun, with their names; also if nothing of them was read.
-
-        Earlier releases did not record the names: of a topic that this job claimed then, and that had no name recorded
-        since, it is None. It is empty once ``begin_at`` has taken note of such a topic.
-        """
-        mine, claims, begun = _job_number(job), f"claim/{dataset}/", f"topic/{dataset}/"
-        names: dict[str, str | None] = {}
+    def begun(self, *, job: str, dataset: str) -> Begun:
+        """Return every partition that was ever begun, also if nothing of it was read."""
+        mine, claims, topics, places = _job_number(job), f"claim/{dataset}/", f"topic/{dataset}/", f"{dataset}/"
+        found = Begun()
         for app, version in read_transactions(self.table.storage).items():
-            if app.startswith(claims) and version == mine:
-                names.setdefault(app.removeprefix(claims), None)
-            elif app.startswith(begun):
-                topic_id, _, name = app.removeprefix(begun).rpartition("/")
-                names[topic_id] = name
-        return names
+            if app.startswith(topics):
+                topic_id, _, topic = app.removeprefix(topics).rpartition("/")
+                found.topics[topic_id] = topic
+            elif app.startswith(claims) and version == mine:
+                found.claimed.add(app.removeprefix(claims))
+            elif app.startswith(places):
+                topic_id, _, partition = app.removeprefix(places).rpartition("/")
+                if partition.isdecimal():
+                    found.positions[topic_id, int(partition)] = version
+        return found
 
     def begin_at(
         self, dataset: str, positions: Mapping[PartId, int], *, topics: Mapping[str, str] = MappingProxyType({})
@@ -371,20 +387,20 @@ class SpanLog:
 
         self.table.commit_when(ready, transactions=starts | names)
 
-    def incarnations(self, dataset: str) -> tuple[dict[PartId, int], set[PartId]]:
-        """Return all partitions that were ever read with their end positions, and which are closed.
+    def read_partitions(self, dataset: str) -> tuple[set[PartId], set[PartId]]:
+        """Return all partitions that have a span, and those of them that are closed.
 
         Reads every day: the last span of a quiet partition can be older than spans of the topic's other partitions.
         """
-        ends: dict[PartId, int] = {}
+        read: set[PartId] = set()
         closed: set[PartId] = set()
         for day in self.days():
             for span in self.spans_of(day):
-                for part in span.parts:
-                    if span.dataset == dataset:
-                        ends[part.id] = max(ends.get(part.id, 0), part.end)
-                        closed |= {part.id} if span.kind == "closed" else set()
-        return ends, closed
+                if span.dataset == dataset:
+                    parts = {part.id for part in span.parts}
+                    read |= parts
+                    closed |= parts if span.kind == "closed" else set()
+        return read, closed
 
     def decide(self, span: Span) -> None:
         """Record the span: from then on it is final, and its files only have to be added.

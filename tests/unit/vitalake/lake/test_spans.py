@@ -24,7 +24,7 @@ from tests.unit.vitalake.lake.span_samples import (
 from vitalake.errors import InputError, LakeError, ServiceUnavailable
 from vitalake.lake.commits.lake import Lake
 from vitalake.lake.commits.ledger import summarise
-from vitalake.lake.commits.spans import Counts, Span, SpanConflict, Superseded, Unbalanced, add_span
+from vitalake.lake.commits.spans import Counts, SpanConflict, Superseded, Unbalanced, add_span
 from vitalake.lake.maintenance.verify import verify
 from vitalake.lake.tables.table import Table
 
@@ -285,12 +285,11 @@ def test_a_reader_that_begins_while_another_one_adds_is_refused_nothing(
     assert verify(fresh(lake)) == []
 
 
-def test_spans_of_an_incarnation_that_is_gone_are_told(lake: Lake) -> None:
+def test_partitions_that_were_read_and_closed_are_known_from_the_spans(lake: Lake) -> None:
     write_spans(lake, 2)
-    ends, closed = lake.spans.incarnations("observation")
-    assert (ends, closed) == ({part(): 8}, set())
+    assert lake.spans.read_partitions("observation") == ({part()}, set())
     end = empty_span(8, 8, counts=Counts())
     end.kind = "closed"
     lake.spans.decide(end)
-    assert lake.spans.incarnations("observation") == ({part(): 8}, {part()})
-    assert isinstance(end, Span)
+    assert lake.spans.read_partitions("observation") == ({part()}, {part()})
+    assert lake.spans.read_partitions("encounter") == (set(), set())
