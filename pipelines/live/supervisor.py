@@ -58,6 +58,7 @@ class Worker:
         before: what the earlier processes of the shard have counted; the same goes for the other fields ``…_before``.
         last: the line in which the process reported why it ends.
         opened: whether any process of the shard has begun to read.
+        crashes: unexpected errors in a row; transient problems and kills between them do not count.
         unexplained: ends in a row for which no process gave a reason: by a signal, or by an unexpected error.
         waits_for: why the process before ended, until one reads again, or for good; empty: nothing is wrong.
         trial_seconds: how long a process has to run until it no longer waits for this, although it reads before.
@@ -79,6 +80,7 @@ class Worker:
     listener: threading.Thread | None = None
     last: StatusLine | None = None
     opened: bool = False
+    crashes: int = 0
     unexplained: int = 0
     waits_for: str = ""
     trial_seconds: float = 0.0
@@ -187,7 +189,7 @@ class Supervisor:
         self._keep_counts(worker)
         worker.process = None
         if now - worker.started > HEALTHY_SECONDS:
-            worker.failures = worker.unexplained = 0
+            worker.failures = worker.crashes = worker.unexplained = 0
         if worked:
             worker.logged = ""
         if self.stopping or code == 0:
@@ -197,7 +199,8 @@ class Supervisor:
         # A configuration that is wrong from the start ends the stream: its user is still there to read the error.
         corrected = last.ended_for == "configuration" and worker.opened
         worker.failures += 1
-        for_good = not (code == TRANSIENT or code < 0 or corrected) and (code != 1 or worker.failures >= MOST_CRASHES)
+        worker.crashes += code == 1
+        for_good = not (code == TRANSIENT or code < 0 or corrected) and (code != 1 or worker.crashes >= MOST_CRASHES)
         if for_good or (corrected and self._waited_enough(worker, now)):
             worker.exit_code = code
             worker.waits_for = _reason(last) or f"Worker {worker.shard} failed, exit code {code}; the log has more"

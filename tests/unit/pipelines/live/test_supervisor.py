@@ -65,7 +65,7 @@ def test_workers_that_are_stopped_because_another_one_failed_are_no_reason_for_t
 
 def test_a_worker_that_ends_for_good_without_a_word_is_named(supervisor: Supervisor) -> None:
     (worker,) = supervisor.workers
-    worker.failures = MOST_CRASHES
+    worker.crashes = MOST_CRASHES - 1
     supervisor._ended(worker, 1, 0.0)
     assert supervisor.view().reasons == ("Worker 0of1 failed, exit code 1; the log has more",)
 
@@ -163,6 +163,19 @@ def test_a_worker_that_fails_again_and_again_waits_until_it_ends_for_good(superv
         if worker.exit_code is None:
             assert worker.failures == 1 or "with exit code 1; starting again" in supervisor.view().reasons[0]
     assert states == ["starting", *["paused"] * (MOST_CRASHES - 2), "stopped"]
+
+
+@pytest.mark.parametrize("code", [TRANSIENT, -signal.SIGKILL])
+def test_problems_that_pass_and_kills_do_not_count_as_crashes(supervisor: Supervisor, code: int) -> None:
+    """After a long outage of a service the first crash ended the stream for good."""
+    worker = supervisor.workers[0]
+    for _ in range(2 * MOST_CRASHES):
+        supervisor._ended(worker, code, 0.0)
+    for _ in range(MOST_CRASHES - 1):
+        supervisor._ended(worker, 1, 0.0)
+        assert worker.exit_code is None
+    supervisor._ended(worker, 1, 0.0)
+    assert worker.exit_code == 1
 
 
 def test_a_worker_that_was_killed_twice_goes_on_when_it_reads(started: Supervisor) -> None:
