@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import signal
 import subprocess
 import threading
 import time
@@ -28,6 +29,11 @@ BACKOFF_SECONDS = (0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 HEALTHY_SECONDS = 60.0
 """When a worker has run for so long, the next failure is its first one again."""
 
+TRIAL_WAITS = 2
+"""How many times its last wait a worker that ended again and again has to run until the lane goes on. One that ends
+twice goes on as soon as it reads (2 s); after six times it takes HEALTHY_SECONDS, from which on the next failure is its
+first one again."""
+
 MOST_CRASHES = 6
 """Crashes in a row, not counting transient problems and kills, after which the cause counts as a bug."""
 
@@ -52,7 +58,10 @@ class Worker:
         before: what the earlier processes of the shard have counted; the same goes for the other fields ``…_before``.
         last: the line in which the process reported why it ends.
         opened: whether any process of the shard has begun to read.
+        crashes: unexpected errors in a row; transient problems and kills between them do not count.
+        unexplained: ends in a row for which no process gave a reason: by a signal, or by an unexpected error.
         waits_for: why the process before ended, until one reads again, or for good; empty: nothing is wrong.
+        trial_seconds: how long a process has to run until it no longer waits for this, although it reads before.
         logged: the reason that was logged last; empty once a process has decided a span since.
         logged_at: when it was logged, by time.monotonic().
     """
@@ -71,7 +80,10 @@ class Worker:
     listener: threading.Thread | None = None
     last: StatusLine | None = None
     opened: bool = False
+    crashes: int = 0
+    unexplained: int = 0
     waits_for: str = ""
+    trial_seconds: float = 0.0
     logged: str = ""
     logged_at: float = 0.0
     exit_code: int | None = None
@@ -148,7 +160,9 @@ class Supervisor:
                 continue
             worker.line = line
             if line.state != "starting":
-                worker.opened, worker.waits_for = True, ""
+                worker.opened = True
+                if time.monotonic() - worker.started >= worker.trial_seconds:
+                    worker.waits_for = ""
 
     def tick(self) -> int | None:
         """Start ended workers again where it helps; return the exit code when all have ended, None while they run."""
@@ -170,10 +184,12 @@ class Supervisor:
         if worker.listener is not None:
             worker.listener.join(LAST_LINES_SECONDS)
         worked = worker.line is not None and worker.line.spans > 0
+        if worker.line is not None and worker.line.state == "paused":  # nothing has read since
+            worker.waits_for = worker.waits_for or worker.line.reason
         self._keep_counts(worker)
         worker.process = None
         if now - worker.started > HEALTHY_SECONDS:
-            worker.failures = 0
+            worker.failures = worker.crashes = worker.unexplained = 0
         if worked:
             worker.logged = ""
         if self.stopping or code == 0:
@@ -183,7 +199,8 @@ class Supervisor:
         # A configuration that is wrong from the start ends the stream: its user is still there to read the error.
         corrected = last.ended_for == "configuration" and worker.opened
         worker.failures += 1
-        for_good = not (code == TRANSIENT or code < 0 or corrected) and (code != 1 or worker.failures >= MOST_CRASHES)
+        worker.crashes += code == 1
+        for_good = not (code == TRANSIENT or code < 0 or corrected) and (code != 1 or worker.crashes >= MOST_CRASHES)
         if for_good or (corrected and self._waited_enough(worker, now)):
             worker.exit_code = code
             worker.waits_for = _reason(last) or f"Worker {worker.shard} failed, exit code {code}; the log has more"
@@ -191,14 +208,37 @@ class Supervisor:
             return
         wait = BACKOFF_SECONDS[min(worker.failures, len(BACKOFF_SECONDS)) - 1]
         worker.next_start = now + (CONFIGURATION_SECONDS if corrected else wait)
-        waits_for = ""
         if last.ended_for:
-            until = "goes on when it is corrected" if corrected else "goes on by itself"
-            waits_for = f"{_reason(last)}; waiting, {until}"
-        if not waits_for or waits_for != worker.logged:
+            self._wait_for_cause(worker, last, now, wait=wait, corrected=corrected)
+        else:
+            self._wait_after_unexplained(worker, code, wait=wait)
+
+    @staticmethod
+    def _wait_for_cause(worker: Worker, last: StatusLine, now: float, *, wait: float, corrected: bool) -> None:
+        """Note the problem that a worker has named; log it if it was not the one logged last."""
+        worker.unexplained, worker.trial_seconds = 0, 0.0
+        until = "goes on when it is corrected" if corrected else "goes on by itself"
+        worker.waits_for = f"{_reason(last)}; waiting, {until}"
+        if worker.waits_for != worker.logged:
             _log.warning("worker ended, starting again", extra={**_why(worker, last), "seconds": wait})
             worker.logged_at = now
-        worker.waits_for = worker.logged = waits_for
+        worker.logged = worker.waits_for
+
+    @staticmethod
+    def _wait_after_unexplained(worker: Worker, code: int, *, wait: float) -> None:
+        """Note and log that a worker has ended without a reason; from the second time in a row on, the lane waits.
+
+        A worker that begins to read and is killed each time (out of memory, at the same messages) would wait and go on
+        by turns. So the more often it has ended, the longer the next process has to run until the lane goes on.
+        """
+        worker.unexplained, worker.trial_seconds, worker.logged = worker.unexplained + 1, 0.0, ""
+        what = f"Worker {worker.shard} has ended {_how_ended(code)}"
+        if worker.unexplained > 1:
+            times = f"{worker.unexplained} times in a row, the last time"
+            what = f"Worker {worker.shard} has ended {times} {_how_ended(code)}; starting again"
+            worker.waits_for, worker.trial_seconds = what, min(HEALTHY_SECONDS, TRIAL_WAITS * wait)
+        extra = {"shard": str(worker.shard), "what": what, "seconds": wait}
+        _log.warning("worker ended, starting again", extra=extra)
 
     def _waited_enough(self, worker: Worker, now: float) -> bool:
         """Return whether a worker has waited for a corrected configuration as long as ``--until-idle`` allows."""
@@ -261,7 +301,7 @@ class Supervisor:
             line = worker.line
             now = "paused" if worker.waits_for else line.state if line else "starting"
             states.append("stopped" if worker.exit_code is not None else now)
-            reasons += [worker.waits_for] if worker.waits_for else [line.reason] if line and line.reason else []
+            reasons += [why for why in (worker.waits_for, line.reason if line else "") if why]
             if line is None:
                 continue
             counts.add(line.counts)
@@ -292,6 +332,16 @@ class Supervisor:
 def _reason(last: StatusLine) -> str:
     """Return why a worker has ended, and where the problem is; empty if it did not say."""
     return f"{last.reason} ({last.where})" if last.where else last.reason
+
+
+def _how_ended(code: int) -> str:
+    """Return how a process ended: by which signal, or with which exit code."""
+    if code >= 0:
+        return f"with exit code {code}"
+    try:
+        return f"by {signal.Signals(-code).name}"
+    except ValueError:  # a real-time signal has no name
+        return f"by signal {-code}"
 
 
 def _why(worker: Worker, last: StatusLine) -> dict[str, str]:

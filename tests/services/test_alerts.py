@@ -121,6 +121,34 @@ def test_a_stream_waits_for_no_address_that_never_ends_its_answer(
     assert dripping_receiver not in log.read_text()
 
 
+def test_a_stream_whose_worker_is_killed_again_and_again_says_so_and_when_it_goes_on(
+    home: Path, embedded_broker: str, topic_name: str, receiver: tuple[str, list[dict[str, str]]]
+) -> None:
+    """As the system does when memory runs out: the lane was said to be starting, for ever."""
+    address, received = receiver
+    lane = configured(home, embedded_broker, topic_name, address, notify_when={"pause": {"patience_seconds": 1.0}})
+
+    def killed_until_notified() -> bool:
+        worker = worker_of(stream)
+        if worker is not None:
+            worker.kill()
+        return bool(received)
+
+    with streaming(home) as stream:
+        lane.send([message(0)])
+        until(lambda: (home / "lake" / "spans").exists(), process=stream)
+        until(killed_until_notified, process=stream)
+        until(lambda: len(received) == 2, process=stream)
+        stream.terminate()
+        out, _ = stream.communicate(timeout=60)
+    waits, goes_on = received
+    assert waits["title"] == "vitalake: vitals waits"
+    assert "times in a row, the last time by SIGKILL; starting again" in waits["message"]
+    assert goes_on["title"] == "vitalake: vitals goes on"
+    assert "Nothing was lost" not in goes_on["message"]
+    assert msgspec.json.decode(out)["published"] == 1
+
+
 def test_a_stream_that_ends_for_good_says_so_and_why(
     home: Path,
     embedded_broker: str,

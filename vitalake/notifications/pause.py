@@ -36,14 +36,15 @@ class PauseRule:
             )
         if not seen.paused:
             notified, self._since, self._notified = self._notified, None, False
-            over = Notification(f"vitalake: {self._job} goes on", "The lane runs again. Nothing was lost.")
-            return over if notified else None
+            # The rule cannot know more: a lane can also run again because a loss was accepted, or a topic made again.
+            text = "The lane runs again. 'vitalake ledger' says whether messages were lost."
+            return Notification(f"vitalake: {self._job} goes on", text) if notified else None
         self._since = seen.now if self._since is None else self._since
         if self._notified or seen.now - self._since < self._patience:
             return None
         self._notified = True
         return Notification(
-            f"vitalake: {self._job} waits", f"{'; '.join(seen.reasons)}. 'vitalake doctor' says what to do about it."
+            f"vitalake: {self._job} waits", f"{'; '.join(seen.reasons)}. Look at its log and at 'vitalake doctor'."
         )
 
 

@@ -75,7 +75,7 @@ class Pager:
 
 @pytest.mark.parametrize("failure", [False, ConnectionError])
 def test_what_is_not_delivered_is_sent_again_and_before_what_came_later(failure: bool | type[Exception]) -> None:
-    """The first attempt failed, and an hour later "goes on. Nothing was lost" came alone."""
+    """The first attempt failed, and an hour later "goes on" came alone."""
     pager = Pager(failure)
     pager.add("pause", WAITS)
     pager.run(3_600)

@@ -55,6 +55,16 @@ def test_a_pause_is_told_once_and_so_is_its_end() -> None:
     assert told == ["vitalake: vitals waits", "vitalake: vitals goes on"]
 
 
+def test_a_lane_that_goes_on_claims_nothing_about_losses() -> None:
+    """After a topic was made again, or a loss accepted, it said that nothing was lost; the ledger listed the losses."""
+    sent = list[Notification]()
+    pauses = Notifier(Settings(), "vitals", lambda _rule, notification: sent.append(notification))
+    for now, paused in [(0, True), (60, True), (61, False)]:
+        pauses.observe(Seen(paused, ["Topic was deleted"], Tally(), now))
+    assert [one.title for one in sent] == ["vitalake: vitals waits", "vitalake: vitals goes on"]
+    assert sent[1].text == "The lane runs again. 'vitalake ledger' says whether messages were lost."
+
+
 def test_a_lane_that_ends_for_good_is_told_at_once_with_its_reason_also_without_a_pause_before() -> None:
     told = list[Notification]()
     pauses = Notifier(Settings(), "vitals", lambda _rule, notification: told.append(notification))
