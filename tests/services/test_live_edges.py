@@ -135,7 +135,7 @@ def test_transaction_markers_are_no_messages_and_aborted_ones_are_not_published(
 def test_partitions_added_while_running_are_found_and_read_from_their_beginning(lane: LaneUnderTest) -> None:
     lane.send(message(i) for i in range(20))
     lane.configure(relist_seconds=0.5, bundle_seconds=1.0)
-    process = lane.start(idle=None, extra=["--from", "latest"])
+    process = lane.start(idle=None, extra=["--from", "latest"], forked=True)
     try:
         until(lambda: lane.status(process).state == "running", process=process)
         lane.send(message(i) for i in range(20, 40))
@@ -158,7 +158,8 @@ def test_a_partition_added_to_a_quiet_topic_is_read_from_its_beginning_by_a_work
     lane = LaneUnderTest(home, kafka.bootstrap_servers, topic_name, partitions=1)
     lane.configure(span_seconds=0.2, relist_seconds=0.5, bundle_seconds=1.0)
     lane.create_topic()
-    workers = [lane.start(shard=shard, idle=None, extra=["--from", "latest"]) for shard in ("0of2", "1of2")]
+    latest = ["--from", "latest"]
+    workers = [lane.start(shard=shard, idle=None, extra=latest, forked=True) for shard in ("0of2", "1of2")]
     try:
         for worker in workers:
             until(lambda worker=worker: lane.status(worker).state == "running", process=worker)  # type: ignore[misc]
@@ -203,7 +204,7 @@ def test_a_broker_that_restarts_pauses_the_lane_and_it_goes_on_by_itself(
     lane.configure(span_seconds=0.2)
     lane.create_topic()
     lane.send(message(i) for i in range(50))
-    process = lane.start(idle=None)
+    process = lane.start(idle=None, forked=True)
     try:
         until(lambda: lane.ledger()["published"] == 50, process=process)
         own_kafka.stop()
@@ -268,7 +269,7 @@ def test_an_older_copy_of_the_care_store_is_told_and_lacks_what_came_since(lane:
 
 def test_two_readers_on_the_same_partitions_publish_everything_once(lane: LaneUnderTest) -> None:
     lane.send(message(i) for i in range(1_000))
-    first, second = lane.start(shard="0of1"), lane.start(shard="0of2")
+    first, second = lane.start(shard="0of1", forked=True), lane.start(shard="0of2", forked=True)
     for process in (first, second):
         _, errors = process.communicate(timeout=90)
         # It ended well, or gave way and may be started again.

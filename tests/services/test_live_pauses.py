@@ -43,7 +43,7 @@ def test_a_zombie_that_wakes_after_its_successor_has_swept_changes_nothing(
     lane: LaneUnderTest, tmp_path: Path, point: str
 ) -> None:
     held = tmp_path / "held"
-    zombie = lane.start(env={"VITALAKE_PAUSE_AT": point, "VITALAKE_PAUSE_FILE": str(held)})
+    zombie = lane.start(env={"VITALAKE_PAUSE_AT": point, "VITALAKE_PAUSE_FILE": str(held)}, forked=True)
     try:
         until(held.exists, process=zombie)
         lane.run()
@@ -142,7 +142,7 @@ def _keys(home: Path, *arguments: str) -> None:
 
 
 def test_a_revoked_key_pauses_the_lane_and_closes_what_is_identified_until_it_is_back(lane: LaneUnderTest) -> None:
-    process = lane.start(idle=None)
+    process = lane.start(idle=None, forked=True)
     try:
         until(lambda: lane.lake.storage.holds_table("spans"), process=process)
         until(lambda: lane.ledger()["published"] == MESSAGES, process=process)

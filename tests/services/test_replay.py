@@ -162,7 +162,7 @@ def test_a_killed_replay_loses_and_doubles_nothing(lane: LaneUnderTest, point: s
 def test_beside_a_running_stream_both_are_whole(sending: LaneUnderTest) -> None:
     lane = sending
     more = 600
-    stream = lane.start(idle=None)
+    stream = lane.start(idle=None, forked=True)
     with stream:
         for begin in range(1_000, 1_000 + more, 100):
             lane.send(message(i, patient=f"p-{i % 7}") for i in range(begin, begin + 100))
