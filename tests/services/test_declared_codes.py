@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ import msgspec
 import yaml
 
 from pipelines.history.load import load_history
+from tests import forking
 from tests.fhir import message
 from tests.services.lane import LaneUnderTest
 from tests.vocabularies import LAB
@@ -31,7 +31,7 @@ def sodium(number: int, code: str = "NA") -> bytes:
 
 def vitalake(home: Path, *arguments: str, expect: int = 0) -> tuple[dict[str, Any], str]:
     """Run a command of the home; return what it printed as JSON, and what it wrote to standard error."""
-    command = [sys.executable, "-m", "vitalake", *arguments, "--home", str(home), "--json"]
+    command = forking.command("vitalake", *arguments, "--home", str(home), "--json")
     done = subprocess.run(command, env=os.environ, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == expect, done.stderr[-3000:]
     return msgspec.json.decode(done.stdout) if done.stdout else {}, done.stderr
@@ -115,7 +115,7 @@ def test_rows_of_a_warehouse_with_local_codes_are_published_and_recovered(home: 
 
 def test_doctor_says_what_is_declared_where_and_what_does_not_hold(home: Path) -> None:
     def finding() -> dict[str, Any]:
-        command = [sys.executable, "-m", "vitalake", "doctor", "--home", str(home), "--json"]
+        command = forking.command("vitalake", "doctor", "--home", str(home), "--json")
         done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
         checks = msgspec.json.decode(done.stdout)["checks"]
         (found,) = [check for check in checks if check["name"] == "declared vocabulary"]
