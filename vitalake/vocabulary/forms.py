@@ -153,7 +153,22 @@ def is_icd_10_cm(code: str) -> bool:
     return len(code.replace(".", "")) < 7 or code[-1].isalpha() or code[0] in _NUMBERED
 
 
-_CHECKS: dict[str, Fits] = {"snomed-ct": is_concept_id, "loinc": is_loinc, "icd-10-cm": is_icd_10_cm}
+def is_pzn(code: str) -> bool:
+    """Return whether the number of a German medicine has the right check digit, and is no date.
+
+    Digits alone can be a date of birth, of which one in eleven has the right digit. Behind ``PZN`` they are none.
+
+    >>> is_pzn("27580899"), is_pzn("PZN-6319429"), is_pzn("27580890"), is_pzn("04011957"), is_pzn("PZN04011957")
+    (True, True, False, False, True)
+    """
+    digits = code.removeprefix("PZN").removeprefix("-").zfill(8)
+    total = sum(weight * int(digit) for weight, digit in enumerate(digits[:-1], 1))
+    return total % 11 == int(digits[-1]) and (code.startswith("PZN") or not re.fullmatch(dates.UNSIGNED, code))
+
+
+_CHECKS: dict[str, Fits] = {
+    "snomed-ct": is_concept_id, "loinc": is_loinc, "icd-10-cm": is_icd_10_cm, "pzn": is_pzn,
+}  # fmt: skip
 
 
 def form_of(entry: dict[str, Any]) -> Form:
@@ -258,7 +273,12 @@ def _document() -> dict[str, Any]:
 @cache
 def shipped_forms() -> dict[str, Form]:
     """Return the forms that ship with the project, by name."""
-    return {name: form_of(entry) for name, entry in _document()["forms"].items()}
+    return {name: form_of(entry) for section in ("forms", "further") for name, entry in _document()[section].items()}
+
+
+def is_taken(name: str) -> bool:
+    """Return whether a form of a home cannot have a name: datasets of the project mean another form by it."""
+    return name in _document()["forms"] or name in OF_VOCABULARY
 
 
 @per_home
@@ -313,7 +333,7 @@ def fits_of(name: str) -> Fits:
 
 def refusal_of(name: str) -> SettingsError | None:
     """Return why a form of the home cannot be used, so that no text fits it; None: it can, or it is not the home's."""
-    if name in OF_VOCABULARY or name in shipped_forms():
+    if is_taken(name):
         return None
     form = load_forms().get(name)
     return None if form is None else form.refused

@@ -25,12 +25,11 @@ from vitalake.vocabulary.entries import (
     Units,
 )
 from vitalake.vocabulary.forms import (
-    OF_VOCABULARY,
     Form,
     LinearPattern,
     UnsafeForm,
+    is_taken,
     own_form,
-    shipped_forms,
 )
 
 KIND = "vocabulary"
@@ -90,7 +89,7 @@ def own_forms() -> dict[str, Form]:
     found = {}
     for file in own_files():
         for name, shape in file.sections.forms.items():
-            if name in shipped_forms() or name in OF_VOCABULARY:
+            if is_taken(name):
                 raise file.refused("Form ships with the project", "forms", name, remedy="Give it another name.")
             if not _FORM_NAME.fullmatch(name):
                 raise file.refused(
