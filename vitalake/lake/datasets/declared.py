@@ -448,6 +448,10 @@ def _problems_of_new(dataset: Dataset) -> Iterator[_Contradiction]:
                 "Declare type: string, class: record-version and values, such as [completed, entered-in-error]; or "
                 "give the column another name.",
             )
+        if isinstance(column.form, FormBy) and (values := dataset.column(column.form.column).values):
+            for value in (value for value, _ in column.form.forms if value not in values):
+                what = f"{column.form.column} has no such value, so that this form is never used"
+                yield (*at, "form", value), what, f"Its values are: {', '.join(values)}."
         if column.data_class in _PATIENTS_OWN:
             yield (
                 at,

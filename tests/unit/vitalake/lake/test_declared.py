@@ -148,6 +148,13 @@ def test_each_of_two_homes_has_its_own_and_a_changed_one_is_read_again(own: Path
         (SCORE, "name: code, type: string, class: procedure-code, form: {by: source}",
          r"names no value.*answer\.yaml:7.*\{by: source, VALUE: FORM\}"),
         (SCORE, "name: code, type: string, class: procedure-code, form: {by: source, ICD: loinc}", OPEN),
+        (SCORE, "name: code, type: string, class: procedure-code, form: {by: source, 10: icd-10}",
+         r"a key is read as a number.*answer\.yaml:7 \(columns\.1\.form\)\. Write it in quotes\."),
+        (SCORE, "name: code, type: string, class: procedure-code, form: {by: system, A: loinc, C: loinc}, "
+         "description: x}\n  - {name: system, type: string, class: procedure-code, values: [A, B]",
+         r"system has no such value.*answer\.yaml:7 \(columns\.1\.form\.C\)\. Its values are: A, B\."),
+        (SCORE, "name: code, type: string, class: procedure-code, form: {by: system, A: loinc}, "
+         "description: x}\n  - {name: system, type: string, class: procedure-code, values: [A, B]", OPEN),
         (SCORE, "name: code, type: string, class: procedure-code, form: loinc, values: [a]",
          r"in two ways.*answer\.yaml:7 \(columns\.1\.form\)\. Keep one of values and form"),
         (SCORE, "name: years, type: int64, class: measurement, derived: {completed_years: [version, answered_at]}",
