@@ -16,6 +16,7 @@ from governance.policy.rules import load_policy
 from governance.samples import copy_samples
 from pipelines.formats.shared.categories import category_of, load_categories, parse_categories
 from tests.unit.governance.policy.test_rules import _rule
+from tests.vocabularies import declare
 from vitalake.errors import SettingsError
 from vitalake.keys import Key, KeyRing
 from vitalake.lake.datasets.dataset import Column, Dataset
@@ -292,3 +293,17 @@ def test_a_unit_is_shown_only_if_it_looks_like_one() -> None:
     ):
         assert unit_to_show(words) == "a unit that is not shown"
     assert not Column("a", pa.string(), None, "").closed
+
+
+def test_a_column_whose_form_is_refused_publishes_no_text_and_says_so(tmp_path: Path) -> None:
+    declare(tmp_path, "forms:\n  wide: {form: '[A-Z]{2,9}', source: s}\n  near: {form: 'N[0-9]{3}', source: s}\n")
+    one, other = _dataset(form="wide").column("a"), _dataset(form={"by": "by", "s": "wide", "t": "near"}).column("a")
+    assert describe_allowed(one, {}) == "no text: the form 'wide' is refused"
+    assert (
+        describe_allowed(other, {})
+        == "codes of the form that belongs to by, but none where it is s: that form is refused"
+    )
+    batch = pa.RecordBatch.from_pydict({"a": ["SMITH", "N123", None], "by": ["s", "t", "s"]})
+    for column, expected in ((one, [True, True, False]), (other, [True, False, False])):
+        rows = make_unfit(column, {})(batch)
+        assert rows is not None and rows.tolist() == expected

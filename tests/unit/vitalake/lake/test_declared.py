@@ -278,3 +278,18 @@ def test_columns_that_identify_are_guarded_wherever_the_project_declares_them() 
     }
     assert identifying >= {"patient_id", "encounter_id", "device_id", "name", "mrn", "address", "birth_date"}
     assert identifying <= declared._shipped_columns().keys()
+
+
+@pytest.mark.parametrize("section", ["systems", "local"])
+def test_a_system_whose_form_is_refused_makes_no_new_table_of_its_codes(own: Path, section: str) -> None:
+    storage = open_storage(str(own.parents[1] / "lake"), {})
+    words = own.parents[1] / "vocabulary" / "own.yaml"
+    words.parent.mkdir()
+    words.write_text(f"{section}:\n  X: {{name: x, form: '[0-9]{{5}}'}}\n")
+    load_settings(own.parents[1])
+    with pytest.raises(SettingsError, match=rf"dates.*own\.yaml:2 \({section}\.X\.form\)"):
+        refuse_new(load_dataset("observation"), storage)
+    refuse_new(load_dataset("answer"), storage)
+    words.write_text("systems: [1]\n")
+    load_settings(own.parents[1])
+    refuse_new(load_dataset("observation"), storage)  # whoever writes observations reads the vocabulary, and its error
