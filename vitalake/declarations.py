@@ -250,9 +250,15 @@ def convert(document: Any, form: type[T], *, where: str, text: str = "", at: Seq
     try:
         return msgspec.convert(document, form)
     except msgspec.ValidationError as error:
-        why, _, path = str(error).partition(" - at `$")
-    inside, remedy = _steps(path.rstrip("`")), "Correct that line."
-    if why.startswith(("Invalid enum value", "Invalid value")):  # msgspec quotes the value
+        why, _, path = str(error).partition(" - at `")
+    of_key, inside, remedy = (
+        path.startswith("key` in"),
+        _steps(path.rpartition("$")[2].rstrip("`")),
+        "Correct that line.",
+    )
+    if of_key and why.startswith("Expected `str`"):
+        why, remedy = "a key is read as a number, a date or a boolean", "Write it in quotes."
+    elif why.startswith(("Invalid enum value", "Invalid value")):  # msgspec quotes the value
         why = "the value is not one of those allowed"
         if allowed := _allowed(form, inside):
             remedy = f"Write one of: {', '.join(allowed)}."

@@ -29,7 +29,7 @@ def check(
 ) -> None:
     """Show each column, its class and what happens to it.
 
-    Ends with 12 if the rules are not valid, and with 10 if a declaration is not, its FHIRPath included.
+    Ends with 12 if the rules are not valid, and with 10 if a declaration is not, such as its FHIRPath or a form.
     """
     from governance.policy.masking import compile_masks
     from governance.policy.rules import load_policy
@@ -38,6 +38,7 @@ def check(
     from vitalake.lake.tables.storage import open_storage
     from vitalake.lake.tables.table import refuse_new
     from vitalake.settings import load_settings
+    from vitalake.vocabulary.home import check_forms
 
     settings = load_settings(resolve_home(home))
     policy, keys = load_policy(settings.path(settings.governance)), Home(settings).keys
@@ -55,6 +56,7 @@ def check(
         *(partial(_print, plan) for plan in plans),
         f"The rules are valid: {len(policy.rules)} rules, version {policy.version}.",
     )
+    check_forms()  # last: the answer shows which columns publish no text because of it
 
 
 def _check_formats(name: str) -> bool:

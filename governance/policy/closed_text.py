@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 from governance.errors import RuleError
 from vitalake.lake.datasets.dataset import Column, FormBy
 from vitalake.lake.datasets.declared import place_of
-from vitalake.vocabulary.forms import Fits, fits_of
+from vitalake.vocabulary.forms import Fits, fits_of, refusal_of
 
 Rows = npt.NDArray[np.bool_]
 
@@ -91,5 +91,9 @@ def describe_allowed(column: Column, lists: Mapping[str, frozenset[str]]) -> str
     if column.listed:
         return f"what the list '{column.listed}' has ({len(lists.get(column.listed, ()))} texts)"
     if isinstance(column.form, FormBy):
-        return f"codes of the form that belongs to {column.form.column}"
+        refused = [value for value, name in column.form.forms if refusal_of(name)]
+        without = f", but none where it is {' or '.join(refused)}: that form is refused" if refused else ""
+        return f"codes of the form that belongs to {column.form.column}{without}"
+    if column.form and refusal_of(column.form):
+        return f"no text: the form '{column.form}' is refused"
     return f"texts of the form '{column.form}'" if column.form else None

@@ -147,9 +147,10 @@ def _datasets(settings: Settings) -> str:
 def _vocabulary() -> str:
     from vitalake.vocabulary import load_vocabulary, shipped_vocabulary
     from vitalake.vocabulary.forms import load_forms, shipped_forms
-    from vitalake.vocabulary.home import counts, own_files
+    from vitalake.vocabulary.home import check_forms, counts, own_files
 
     _ = load_vocabulary(), load_forms()  # checks that all files fit together
+    check_forms()
     ships = f"{len(shipped_vocabulary().codes)} codes and {len(shipped_forms())} forms"
     return _declared(ships, {f"vocabulary/{file.found.path.name}": counts(file) for file in own_files()})
 

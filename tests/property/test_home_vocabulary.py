@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,9 @@ from tests.hl7 import obx, oru
 from tests.vocabularies import LAB, declare
 from vitalake import declarations
 from vitalake.vocabulary import load_vocabulary, shipped_vocabulary
-from vitalake.vocabulary.forms import LinearPattern
-from vitalake.vocabulary.openness import openness
+from vitalake.vocabulary.forms import LinearPattern, own_form
+from vitalake.vocabulary.openness import UNLIMITED, openness
+from vitalake.vocabulary.overlap import Automaton, overlap
 
 SHIPPED = shipped_vocabulary()
 CODES = st.sampled_from([*SHIPPED.codes, *SHIPPED.panels, "99999-5", "NEW", "glu"])
@@ -103,3 +105,39 @@ def test_every_conversion_of_what_ships_stays(tmp_path: Path) -> None:
         for code, row in SHIPPED.codes.items():
             now = found.factor[found.codes[code], found.units[text]], found.offset[found.codes[code], found.units[text]]
             assert np.array_equal(now, (SHIPPED.factor[row, i], SHIPPED.offset[row, i]), equal_nan=True)
+
+
+_PARTS = st.sampled_from(
+    ["[0-9]{2}", "[0-9]{1,2}", "[0-9]{4}", "19", "-", "[./]", r"\.?", " ", "(?:-|/)+", "T", "Mai", "5"]
+)
+_SEPARATORS = st.sampled_from(["", "-", ".", ". ", "/", " ", "T"])
+
+
+@given(
+    st.lists(_PARTS, min_size=1, max_size=7).map("".join),
+    st.dates(date(1900, 1, 1), date(2039, 12, 31)),
+    _SEPARATORS,
+    _SEPARATORS,
+    st.sampled_from(["%Y{}%m{}%d", "%d{}%m{}%Y", "%d{}%m{}%y", "%m{}%d{}%y", "%y{}%m{}%d", "%d{}Mai{}%Y"]),
+)
+def test_no_form_that_is_taken_has_a_date(pattern: str, day: date, one: str, two: str, order: str) -> None:
+    """Patterns are compared with patterns of dates. Matched one by one, the dates of calendars must agree."""
+    try:
+        form = own_form(pattern)
+    except ValueError:
+        return
+    written = day.strftime(order.format(one, two))
+    left = openness(pattern).digits
+    if left >= (3 if "%Y" in order and one and two else 5) and bool(one) == bool(two):
+        assert not form.fits(written), (pattern, written)
+
+
+@given(st.lists(st.sampled_from(_PIECES), min_size=1, max_size=6).map("".join), st.text("AB01-.", max_size=4))
+def test_a_text_that_a_pattern_has_is_found_in_common_with_it(pattern: str, text: str) -> None:
+    try:
+        left = openness(pattern)
+    except ValueError:
+        return
+    if max(left) < UNLIMITED and "^" not in pattern and "$" not in pattern:
+        matches = re.fullmatch(pattern, text, re.ASCII) is not None
+        assert overlap(Automaton(pattern), Automaton(re.escape(text))) is matches

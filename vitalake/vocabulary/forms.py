@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from functools import cache, lru_cache
 from importlib import resources
-from itertools import product
 from typing import Any
 
 import pyarrow as pa
@@ -16,7 +15,9 @@ import pyarrow.compute as pc
 from vitalake.declarations import per_home
 from vitalake.errors import SettingsError
 from vitalake.strict_yaml import read_yaml
-from vitalake.vocabulary.openness import Openness, openness, signs_of
+from vitalake.vocabulary import dates
+from vitalake.vocabulary.openness import Openness, has_dot, openness
+from vitalake.vocabulary.overlap import Automaton, known, overlap
 
 Fits = Callable[[str], bool]
 
@@ -63,10 +64,6 @@ class LinearPattern:
         except pa.ArrowInvalid:
             raise ValueError(self.pattern) from None
 
-    def any_of(self, texts: pa.Array) -> bool:
-        """Return whether one of several texts matches as a whole."""
-        return bool(pc.any(pc.match_substring_regex(texts, self._whole())).as_py())
-
     def _matches(self, text: str) -> bool:
         return self._match(self._whole(), text)
 
@@ -86,15 +83,19 @@ class Form:
         pattern: regular expression that matches a whole code.
         check: name of a further check, such as of a check digit; None: no further check.
         source: the specification that the form comes from.
+        refused: why a form of the home cannot be used; None: it can. Nothing fits a refused form. Reading it is no
+            error, because an earlier release may have taken it: its home must still be able to read tables, and to
+            erase patients from them.
     """
 
     pattern: re.Pattern[str] | LinearPattern
     check: str | None = None
     source: str = ""
+    refused: SettingsError | None = field(default=None, compare=False, repr=False)
 
     def fits(self, text: str) -> bool:
         """Return whether a text can be a code."""
-        return _fits(self, text)
+        return self.refused is None and _fits(self, text)
 
 
 @lru_cache(KNOWN_TEXTS)
@@ -152,7 +153,22 @@ def is_icd_10_cm(code: str) -> bool:
     return len(code.replace(".", "")) < 7 or code[-1].isalpha() or code[0] in _NUMBERED
 
 
-_CHECKS: dict[str, Fits] = {"snomed-ct": is_concept_id, "loinc": is_loinc, "icd-10-cm": is_icd_10_cm}
+def is_pzn(code: str) -> bool:
+    """Return whether the number of a German medicine has the right check digit, and is no date.
+
+    Digits alone can be a date of birth, of which one in eleven has the right digit. Behind ``PZN`` they are none.
+
+    >>> is_pzn("27580899"), is_pzn("PZN-6319429"), is_pzn("27580890"), is_pzn("04011957"), is_pzn("PZN04011957")
+    (True, True, False, False, True)
+    """
+    digits = code.removeprefix("PZN").removeprefix("-").zfill(8)
+    total = sum(weight * int(digit) for weight, digit in enumerate(digits[:-1], 1))
+    return total % 11 == int(digits[-1]) and (code.startswith("PZN") or not re.fullmatch(dates.UNSIGNED, code))
+
+
+_CHECKS: dict[str, Fits] = {
+    "snomed-ct": is_concept_id, "loinc": is_loinc, "icd-10-cm": is_icd_10_cm, "pzn": is_pzn,
+}  # fmt: skip
 
 
 def form_of(entry: dict[str, Any]) -> Form:
@@ -180,66 +196,29 @@ MOST_OPEN = Openness(letters=2, digits=6)
 """Most places that the form of a home may leave open: three letters can be a name, seven digits a date of birth."""
 
 _OPEN_IN_DATES = 5
-"""Digits that say a day if the century or the decade is written out."""
+"""Digits that say a day if the century or the decade is written out; 20[0-9]{4} numbers the orders of a year."""
 
-_OPEN_IN_NAMED_DATES = 3
-"""The same, if the month has its name."""
-
-_YEARS, _DAYS = range(1900, 2040), ((1, 5), (9, 28), (12, 3))
-
-_MONTHS = tuple(
-    tuple(cased for name in names.split() for cased in (name, name.upper(), name.lower()))
-    for names in (
-        "Jan", "Feb", "Mar Mrz Mär", "Apr", "May Mai", "Jun", "Jul", "Aug", "Sep", "Oct Okt", "Nov", "Dec Dez",
-    )
-)  # fmt: skip
-"""Short names of each month, English and German."""
+_OPEN_IN_FULL = 3
+"""The same, if the whole year is there, or if the month has its name."""
 
 _MOST_BY_CHANCE = 3
 """Months that a form with two open letters may match by chance: a code of the form of MRI123 can be MAR123."""
 
-_SOME_YEARS = (1906, 1913, 1924, 1931, 1942, 1950, 1968, 1975, 1987, 1999, 2005, 2016, 2027, 2038)
-"""A year of each decade: a form may write out the decade."""
-
-_MOST_PAIRED = 3
-"""Most signs of a form that are also tried in pairs: with more of them, the dates would be millions."""
-
-
-@cache
-def _dates() -> pa.Array:
-    """Return dates of every year, with year, month and day in any usual order and any usual sign between them."""
-    found = set()
-    for year, (month, day) in product(_YEARS, _DAYS):
-        found |= {sign.join(parts) for parts in _spelled(year, month, day) for sign in ("", "/", ".", "-", " ")}
-    return pa.array(sorted(found), pa.string())
-
-
-@cache
-def _dates_between(signs: frozenset[str], named: tuple[str, ...] = ()) -> pa.Array:
-    """Return dates of some years, with none, one or two of these signs between year, month and day.
-
-    Args:
-        signs: that a form has.
-        named: the short names of the month; empty: months have their numbers.
-    """
-    pairs = map("".join, product(sorted(signs), repeat=2)) if len(signs) <= _MOST_PAIRED else ()
-    between = ["", *sorted(signs), *pairs]
-    days: Iterable[tuple[str | int, int]] = product(named, (3, 12)) if named else _DAYS
-    dates = {parts for year, (month, day) in product(_SOME_YEARS, days) for parts in _spelled(year, month, day)}
-    # Beside a name a sign may be missing. Between numbers none or both are: 2345-7 is no date.
-    both = [(x, y) for x, y in product(between, repeat=2) if named or bool(x) is bool(y)]
-    return pa.array([f"{a}{x}{b}{y}{c}" for a, b, c in dates for x, y in both], pa.string())
-
-
-def _spelled(year: int, month: int | str, day: int) -> Iterator[tuple[str, str, str]]:
-    """Yield the parts of a date in every usual order, with and without century and leading zeros."""
-    for y, width in product((f"{year}", f"{year % 100:02}"), (2, 1)):
-        m, d = month if isinstance(month, str) else f"{month:0{width}}", f"{day:0{width}}"
-        yield from ((y, m, d), (d, m, y), (m, d, y), (y, d, m))
-
 
 class UnsafeForm(ValueError):
-    """Names, or numbers of patients, have the form, too."""
+    """Names, or numbers of patients, have the form, too.
+
+    Attributes:
+        why: what has the form.
+        remedy: what to write instead.
+    """
+
+    def __init__(self, why: str, remedy: str) -> None:
+        super().__init__(why, remedy)
+        self.why, self.remedy = why, remedy
+
+
+_OR_LIST = "or list the codes: GLU|CREA as the form, values in the column, or a list of the rules."
 
 
 def own_form(pattern: str, source: str = "") -> Form:
@@ -252,17 +231,37 @@ def own_form(pattern: str, source: str = "") -> Form:
     found = LinearPattern(pattern)
     found.check()
     left = openness(pattern)
-    if left.letters > MOST_OPEN.letters or left.digits > MOST_OPEN.digits or any(map(found.fullmatch, _WORDS)):
-        raise UnsafeForm
-    if left.digits >= _OPEN_IN_DATES and found.any_of(_dates()):
-        raise UnsafeForm
-    if left.digits >= _OPEN_IN_DATES and found.any_of(_dates_between(signs_of(pattern))):
-        raise UnsafeForm
-    if left.digits >= _OPEN_IN_NAMED_DATES:
-        matched = sum(found.any_of(_dates_between(signs_of(pattern), names)) for names in _MONTHS)
-        if matched > (_MOST_BY_CHANCE if left.letters >= MOST_OPEN.letters else 0):
-            raise UnsafeForm
+    if has_dot(pattern):
+        why = "a dot without \\ before it is any sign, so that names and dates can have this form, too"
+        raise UnsafeForm(why, "Write \\. where the code has a dot; else which signs there can be, such as [A-Z0-9].")
+    too_open = UnsafeForm(
+        "names of people, or numbers of patients, can have this form, too",
+        f"Leave {MOST_OPEN.letters} letters and {MOST_OPEN.digits} digits open at most, in ASCII; write out the rest, "
+        f"such as LAB-[0-9]{{4}}; {_OR_LIST}",
+    )
+    if left.letters > MOST_OPEN.letters or left.digits > MOST_OPEN.digits:
+        raise too_open
+    if _has_dates(pattern, left):
+        raise UnsafeForm(
+            "dates, such as a date or a month of birth, can have this form, too",
+            f"Write out what stands before the number, such as LAB-[0-9]{{5}}; {_OR_LIST}",
+        )
+    if any(map(found.fullmatch, _WORDS)):
+        raise too_open
     return Form(found, source=source)
+
+
+def _has_dates(pattern: str, left: Openness) -> bool:
+    """Return whether dates have a form."""
+    if left.digits < _OPEN_IN_FULL:
+        return False
+    found = Automaton(pattern)
+    if overlap(found, known(dates.IN_FULL)):
+        return True
+    if left.digits >= _OPEN_IN_DATES and any(overlap(found, known(of)) for of in (dates.UNSIGNED, dates.SIGNED)):
+        return True
+    months = sum(overlap(found, known(names)) for names in dates.NAMED)
+    return months > (_MOST_BY_CHANCE if left.letters >= MOST_OPEN.letters else 0)
 
 
 @cache
@@ -274,7 +273,12 @@ def _document() -> dict[str, Any]:
 @cache
 def shipped_forms() -> dict[str, Form]:
     """Return the forms that ship with the project, by name."""
-    return {name: form_of(entry) for name, entry in _document()["forms"].items()}
+    return {name: form_of(entry) for section in ("forms", "further") for name, entry in _document()[section].items()}
+
+
+def is_taken(name: str) -> bool:
+    """Return whether a form of a home cannot have a name: datasets of the project mean another form by it."""
+    return name in _document()["forms"] or name in OF_VOCABULARY
 
 
 @per_home
@@ -289,7 +293,9 @@ def load_forms() -> dict[str, Form]:
     return shipped_forms() | own_forms()
 
 
-OF_VOCABULARY = ("coded-value", "absent-reason", "unit", "any-unit")
+CODED_VALUE = "coded-value"
+
+OF_VOCABULARY = (CODED_VALUE, "absent-reason", "unit", "any-unit")
 """Forms that the vocabulary defines; no file declares them."""
 
 
@@ -309,7 +315,7 @@ def fits_of(name: str) -> Fits:
         vocabulary = load_vocabulary()
         units, reasons = frozenset(vocabulary.units) - {NO_UNIT}, vocabulary.absent_codes | {"other"}
         of_vocabulary: dict[str, Fits] = {
-            "coded-value": vocabulary.is_known_code,
+            CODED_VALUE: vocabulary.is_known_code,
             "absent-reason": reasons.__contains__,
             "unit": units.__contains__,
             "any-unit": lambda text: text in units or _is_unit(text),
@@ -323,6 +329,14 @@ def fits_of(name: str) -> Fits:
             remedy=f"Use one of: {', '.join([*load_forms(), *OF_VOCABULARY])}.",
         )
     return form.fits
+
+
+def refusal_of(name: str) -> SettingsError | None:
+    """Return why a form of the home cannot be used, so that no text fits it; None: it can, or it is not the home's."""
+    if is_taken(name):
+        return None
+    form = load_forms().get(name)
+    return None if form is None else form.refused
 
 
 @cache

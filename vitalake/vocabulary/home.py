@@ -24,7 +24,13 @@ from vitalake.vocabulary.entries import (
     Text,
     Units,
 )
-from vitalake.vocabulary.forms import MOST_OPEN, OF_VOCABULARY, Form, UnsafeForm, own_form, shipped_forms
+from vitalake.vocabulary.forms import (
+    Form,
+    LinearPattern,
+    UnsafeForm,
+    is_taken,
+    own_form,
+)
 
 KIND = "vocabulary"
 PAGE = "See docs/how-to/declare-codes.md."
@@ -83,7 +89,7 @@ def own_forms() -> dict[str, Form]:
     found = {}
     for file in own_files():
         for name, shape in file.sections.forms.items():
-            if name in shipped_forms() or name in OF_VOCABULARY:
+            if is_taken(name):
                 raise file.refused("Form ships with the project", "forms", name, remedy="Give it another name.")
             if not _FORM_NAME.fullmatch(name):
                 raise file.refused(
@@ -99,25 +105,52 @@ def own_forms() -> dict[str, Form]:
 def form_in(file: File, pattern: str, source: str, *at: str | int) -> Form:
     """Return the form that a pattern of a file declares.
 
-    Raises:
-        SettingsError: it is not a regular expression of RE2, or names and numbers of patients can have it, too.
+    It is a refused one if the pattern is not a regular expression of RE2, or if names and numbers of patients can have
+    it, too.
     """
     try:
         return own_form(pattern, source)
-    except UnsafeForm:
-        raise file.refused(
-            "Pattern cannot be used: names of people, or numbers such as dates of birth, can have this form, too",
-            *at,
-            remedy=f"Leave {MOST_OPEN.letters} letters and {MOST_OPEN.digits} digits open at most, in ASCII, no "
-            "date; write out the rest, such as LAB-[0-9]{4}; or list the codes, such as GLU|CREA.",
-        ) from None
+    except UnsafeForm as error:
+        refused = file.refused(f"Pattern cannot be used: {error.why}", *at, remedy=error.remedy)
     except ValueError:
-        raise file.refused(
+        refused = file.refused(
             "Pattern cannot be used: it is not a regular expression that RE2 and Python read alike",
             *at,
             remedy="Write which characters a code has and how many, such as [A-Z][0-9]{2,4}; no look-around, no \\1, "
             "no flags, no [:alpha:], no \\p; put \\ before a bracket that is meant as it stands.",
-        ) from None
+        )
+    return Form(LinearPattern(pattern), source=source, refused=refused)
+
+
+@per_home
+def refused_systems() -> tuple[SettingsError, ...]:
+    """Return why forms of code systems and of local systems of the home in use cannot be used."""
+    forms = (
+        form_in(file, entry.form, "", section, name, "form")
+        for file in own_files()
+        for section, entries in (("systems", file.sections.systems), ("local", file.sections.local))
+        for name, entry in entries.items()
+    )
+    return tuple(form.refused for form in forms if form.refused is not None)
+
+
+def check_forms() -> None:
+    """Raise an error if the home in use declares a form that cannot be used.
+
+    Commands that only check call it. The others work without that form: see ``Form.refused``.
+
+    Raises:
+        SettingsError: the first such form, with the places of the others.
+    """
+    found = [*(form.refused for form in own_forms().values() if form.refused is not None), *refused_systems()]
+    if not found:
+        return
+    first, others = found[0], ", ".join(error.where for error in found[1:])
+    remedy = f"{first.remedy} Until then no text is published by this form; what is published already stays until "
+    remedy += "'vitalake lake rewrite --republish DATASET'."
+    raise SettingsError(
+        first.what, where=first.where, remedy=f"{remedy} Of other forms too: {others}." if others else remedy
+    )
 
 
 def _read(found: Declared) -> File:

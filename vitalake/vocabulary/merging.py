@@ -226,7 +226,7 @@ def _check_scales(file: File, found: Vocabulary) -> None:
         seen: set[str] = set()
         for i, answer in enumerate(scale):
             for n, coded in enumerate(answer.codes):
-                if not found.is_known_code(coded) or coded in seen:
+                if not _is_known(found, coded) or coded in seen:
                     raise file.refused(
                         "Answer is not a code of a known system, or occurs twice", "scales", name, i, "codes", n,
                         remedy="Write <system>|<code> once, and declare the system under systems.",
@@ -236,6 +236,12 @@ def _check_scales(file: File, found: Vocabulary) -> None:
                 if (folded := word.casefold()) in seen:
                     raise file.refused("Word stands for two answers", "scales", name, i, "words", n)
                 seen.add(folded)
+
+
+def _is_known(found: Vocabulary, coded: str) -> bool:
+    """Return whether a scale may list a code; of a system whose form is refused it may: nothing is published by it."""
+    form = found.systems.get(coded.rpartition("|")[0])
+    return found.is_known_code(coded) or (form is not None and form.refused is not None)
 
 
 def _refuse_changes(files: Sequence[File], base: Vocabulary, found: Vocabulary) -> None:
@@ -287,7 +293,7 @@ def _with_local(found: Vocabulary, files: Sequence[File]) -> Vocabulary:
                     )
                 local[each] = form
             for code, entry in system.codes.items():
-                _check_local(file, found, form.fits(code), entry, *at, "codes", code)
+                _check_local(file, found, form.refused is not None or form.fits(code), entry, *at, "codes", code)
                 mapped |= {f"{each}|{code}": entry for each in names}
     return replace(found, local=local, mapped=mapped)
 

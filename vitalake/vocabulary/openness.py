@@ -13,13 +13,13 @@ from __future__ import annotations
 import re
 import string
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from importlib import import_module
 from typing import Any, NamedTuple
 
 # The parser of ``re``, which is private: the tree is walked here, and nothing is matched with it.
 _parser: Any = import_module("re._parser")
-_op: Any = import_module("re._constants")
+op: Any = import_module("re._constants")
 
 UNLIMITED = 1_000
 """Stands for a repetition without an end, and for a place where any character of any script can stand."""
@@ -42,11 +42,8 @@ class Openness(NamedTuple):
     digits: int = 0
 
 
-def openness(pattern: str) -> Openness:
-    """Return at how many places of a text a pattern leaves letters and digits open.
-
-    A place is a class of characters, a choice between alternatives, or a part that can be missing. Of alternatives the
-    one that leaves most open counts.
+def parse(pattern: str) -> Any:
+    """Return the tree of a pattern as Python reads it.
 
     Raises:
         ValueError: it is not a regular expression, or Python and RE2 could read it in two ways.
@@ -56,44 +53,27 @@ def openness(pattern: str) -> Openness:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error")  # &&, ||, -- and ~~ within a class
-            tree = _parser.parse(pattern, re.ASCII)
+            return _parser.parse(pattern, re.ASCII)
     except (re.error, OverflowError, RecursionError, Warning):
         raise ValueError(pattern) from None
-    return Openness(*(_sequence(tree, kind).open for kind in (_is_letter, _is_digit)))
 
 
-_SIGNS = string.punctuation + " "
+def has_dot(pattern: str) -> bool:
+    """Return whether a pattern that ``parse`` takes has a dot that stands for any character."""
+    return "." in re.findall(_PART, pattern)
 
 
-def signs_of(pattern: str) -> frozenset[str]:
-    """Return the signs that texts of a pattern can have, such as ``-``; of a class of characters one of its signs.
+def openness(pattern: str) -> Openness:
+    """Return at how many places of a text a pattern leaves letters and digits open.
 
-    The pattern is one that openness takes.
+    A place is a class of characters, a choice between alternatives, or a part that can be missing. Of alternatives the
+    one that leaves most open counts.
+
+    Raises:
+        ValueError: it is not a regular expression, or Python and RE2 could read it in two ways.
     """
-    return frozenset(_signs(_parser.parse(pattern, re.ASCII)))
-
-
-def _signs(items: Any) -> Iterator[str]:
-    for operator, argument in items:
-        if operator is _op.LITERAL:
-            yield from chr(argument) if chr(argument) in _SIGNS else ""
-        elif operator is _op.IN:
-            yield from [sign for sign in _SIGNS if any(_has(member, ord(sign)) for member in argument)][:1]
-        elif operator is _op.SUBPATTERN:
-            yield from _signs(argument[3])
-        elif operator is _op.BRANCH:
-            for branch in argument[1]:
-                yield from _signs(branch)
-        elif operator in (_op.MAX_REPEAT, _op.MIN_REPEAT):
-            yield from _signs(argument[2])
-
-
-def _has(member: Any, code: int) -> bool:
-    r"""Return whether a member of a class is a sign, or a range or ``\w`` that has it."""
-    operator, given = member
-    if operator is _op.CATEGORY:
-        return bool(given is _op.CATEGORY_WORD and chr(code) == "_")
-    return bool(given == code if operator is _op.LITERAL else operator is _op.RANGE and given[0] <= code <= given[1])
+    tree = parse(pattern)
+    return Openness(*(_sequence(tree, kind).open for kind in (_is_letter, _is_digit)))
 
 
 _Kind = Callable[[str], bool]
@@ -121,20 +101,20 @@ def _sequence(items: Any, kind: _Kind) -> _Left:
 
 
 def _item(operator: Any, argument: Any, kind: _Kind) -> _Left:
-    if operator is _op.AT:
+    if operator is op.AT:
         return _Left()
-    if operator is _op.LITERAL:
+    if operator is op.LITERAL:
         return _Left(written=kind(chr(argument)))
-    if operator in (_op.ANY, _op.NOT_LITERAL):
+    if operator in (op.ANY, op.NOT_LITERAL):
         return _Left(UNLIMITED)
-    if operator is _op.IN:
+    if operator is op.IN:
         return _Left(_of_class(argument, kind))
-    if operator is _op.SUBPATTERN:
+    if operator is op.SUBPATTERN:
         return _sequence(argument[3], kind)
-    if operator is _op.BRANCH:
+    if operator is op.BRANCH:
         return _Left(_of_alternatives([_sequence(branch, kind) for branch in argument[1]]))
-    if operator in (_op.MAX_REPEAT, _op.MIN_REPEAT):
-        least, most = int(argument[0]), UNLIMITED if argument[1] is _op.MAXREPEAT else int(argument[1])
+    if operator in (op.MAX_REPEAT, op.MIN_REPEAT):
+        least, most = int(argument[0]), UNLIMITED if argument[1] is op.MAXREPEAT else int(argument[1])
         once = _sequence(argument[2], kind)
         if once.open == 0 and once.written and least != most:
             return _Left(1)  # A? is a choice, as (A|) is
@@ -156,15 +136,30 @@ def _of_class(members: Any, kind: _Kind) -> int:
     """Return how many places a class of characters leaves open: one, or very many if it has whole other scripts."""
     found = 0
     for operator, given in members:
-        if operator is _op.LITERAL:
+        if operator is op.LITERAL:
             found = max(found, int(kind(chr(given))))
-        elif operator is _op.RANGE and given[1] < 0x80:
+        elif operator is op.RANGE and given[1] < 0x80:
             found = max(found, int(any(kind(chr(code)) for code in range(given[0], given[1] + 1))))
-        elif operator is _op.CATEGORY and given in _CATEGORIES:
+        elif operator is op.CATEGORY and given in _CATEGORIES:
             found = max(found, int(any(map(kind, _CATEGORIES[given]))))
         else:  # [^…], or a range of another script: two of its characters can be a whole name
             return UNLIMITED
     return found
 
 
-_CATEGORIES = {_op.CATEGORY_DIGIT: string.digits, _op.CATEGORY_WORD: string.digits + string.ascii_letters}
+def characters(operator: Any, argument: Any) -> frozenset[str]:
+    """Return the characters of a literal, or of a class that leaves only few places open: it has no other script."""
+    if operator is op.LITERAL:
+        return frozenset(chr(argument))
+    found = set[str]()
+    for member, given in argument:
+        if member is op.LITERAL:
+            found.add(chr(given))
+        elif member is op.RANGE:
+            found.update(map(chr, range(given[0], given[1] + 1)))
+        else:
+            found.update(_CATEGORIES[given])
+    return frozenset(found)
+
+
+_CATEGORIES = {op.CATEGORY_DIGIT: string.digits, op.CATEGORY_WORD: string.digits + string.ascii_letters + "_"}

@@ -22,7 +22,7 @@ from vitalake.clinical.vitals import may_be_vital_unit, vital_codes
 from vitalake.errors import SettingsError
 from vitalake.vocabulary import load_vocabulary, shipped_vocabulary
 from vitalake.vocabulary.forms import fits_of, load_forms, unit_to_show
-from vitalake.vocabulary.home import counts, own_files
+from vitalake.vocabulary.home import check_forms, counts, own_files
 
 CK = "{name: Creatine kinase, unit: U/L, low: 0, high: 5, source: s"
 ANSWERED = CK.replace("U/L", "'{answer}'")
@@ -57,10 +57,10 @@ def test_each_home_in_a_process_has_its_own(tmp_path: Path) -> None:
     first, second = tmp_path / "first", tmp_path / "second"
     declare(first)
     assert "2157-6" in load_vocabulary().codes
-    assert "icd-10-gm" in load_forms()
+    assert load_forms()["icd-10-gm"].fits("E11.90") and not fits_of("icd-10-gm")("E11.90G")
     declare(second, NEAR)
     assert "2157-6" not in load_vocabulary().codes
-    assert "icd-10-gm" not in load_forms()
+    assert fits_of("icd-10-gm")("E11.90G"), "the form that ships is in use where the home has none of this name"
     for has in (vital_codes(), codes_read(), MEASURED["systolic_pressure"].codes):
         assert "8450-9" in has
     assert code_number("8450-9") in SYSTOLIC.codes
@@ -156,6 +156,7 @@ def test_what_does_not_hold_is_named_with_file_line_and_field(tmp_path: Path, te
     path = declare(tmp_path, text)
     with pytest.raises(SettingsError) as refused:
         _ = load_forms(), load_vocabulary()
+        check_forms()
     assert said in str(refused.value)
     assert f"{path}:{line}" in str(refused.value), str(refused.value)
     assert "Mary" not in f"{refused.value.what}{refused.value.remedy}"
@@ -228,7 +229,11 @@ def test_a_pattern_that_would_take_ages_elsewhere_takes_none(tmp_path: Path) -> 
         "[0-9]{2}(JAN|FEB|MAR|APR|MAY|JUN|JUL|AUG|SEP|OCT|NOV|DEC)[0-9]{4}", "[0-9]{1,2}[.] (Mär|Mai|Okt|Dez) 198[0-9]",
         "(mai|jun) [0-9]{1,2}, [0-9]{4}", "[0-9]{2}MRZ19[0-9]{2}", "19[0-9]{2}_[0-9]{2}_[0-9]{2}",
         "[0-9]{2}:[0-9]{2}:[0-9]{2}", "[0-9]{2}, [0-9]{2}, [0-9]{2}", "198[0-9][-_][0-9]{2}[_/][0-9]{2}",
-        "19[0-9]{2}[!-/][0-9]{2}[:-@][0-9]{2}",
+        "19[0-9]{2}[!-/][0-9]{2}[:-@][0-9]{2}", "[0-9]{2}[./][0-9]{4}", "[0-9]{4}-[0-9]{2}", "[0-9]{1,2} [0-9]{4}",
+        r"[0-9]{2}\. [0-9]{2}\. [0-9]{2}-?/?\+?", r"[0-9]{2}\. [0-9]{2}\. [0-9]{2}=?(-|/)?\+?",
+        "[0-9]{2}T[0-9]{2}T[0-9]{2}", "[0-9]{4}W[0-9]{2}", "[0-9]{4}-W[0-9]{2}-[0-9]", "1[5-7] (Jan|Feb) 19[0-9]{2}",
+        r"2[5-9]\. (Januar|März) (19|20)[0-9]{2}", "[0-9]{2} SEPTEMBER [0-9]{2}", "Oktober (19|20)[0-9]{2}-?",
+        r"1[5-7]\.[0-9]{2}\.196[1-4]", "[1-9][0-9]{4}", "[0-9]{5}",
     ],
 )  # fmt: skip
 def test_a_form_that_names_or_numbers_of_patients_can_have_is_refused(tmp_path: Path, form: str) -> None:
@@ -237,7 +242,7 @@ def test_a_form_that_names_or_numbers_of_patients_can_have_is_refused(tmp_path: 
     with pytest.raises(
         SettingsError, match=r"lab\.yaml:1 .*Pattern cannot be used|Pattern cannot be used.*lab\.yaml:1"
     ):
-        load_forms()
+        check_forms()
 
 
 @pytest.mark.parametrize(
@@ -252,7 +257,7 @@ def test_a_form_that_two_readers_could_take_in_two_ways_is_refused(tmp_path: Pat
     """MUELLER was published as a code of the form [A-Z][A-Z[:digit:]]{2,20}, of which Python read two letters."""
     declare(tmp_path, f"forms: {{open: {{form: '{form}', source: s}}}}")
     with pytest.raises(SettingsError, match=r"RE2 and Python read alike: .*lab\.yaml:1"):
-        load_forms()
+        check_forms()
 
 
 @pytest.mark.parametrize(
@@ -265,6 +270,17 @@ def test_a_form_that_two_readers_could_take_in_two_ways_is_refused(tmp_path: Pat
         ("GLÜ|KREA-[A-Z]{2}|N[0-9]{4}", "GLÜ"), (r"[0-9]{1,5}-[0-9]", "2345-7"), ("20[0-9]{4}", "200101"),
         (r"[1-9]-[0-9]{3}(\.[0-9]{1,2})?", "5-511.11"), ("LAB_:[0-9]{6}", "LAB_:123456"),
         ("LAB-(?:GLU|CREA)", "LAB-CREA"), (r"\w\d\.[_\]]", "A1.]"),
+        # Code systems and numbers of rooms, as hospitals have them.
+        (r"[A-Z][0-9]{2}(\.[0-9]{1,2})? [AGVZ]", "E11.90 G"), ("[A-Z][0-9]{2}[A-Z]", "F62A"),
+        (r"[A-Z][0-9]{2}\.[0-9]", "K40.2"),
+        ("[A-Z][0-9]{2}", "A97"), ("[A-V][0-9]{4}", "J0171"), (r"[bsde][0-9]{3,5}(\.[0-9])?", "b28010.1"),
+        (r"[ABC]\*[0-9]{2}:[0-9]{2}", "A*02:01"), (r"(A|B|C|DRB1|DQB1)\*[0-9]{2}:[0-9]{2,3}", "DRB1*15:01"),
+        (r"\d{1,5}-\d", "1950-5"), ("ORPHA:[0-9]{1,6}", "ORPHA:558"), ("MDC:[0-9]{5,6}", "MDC:150456"),
+        ("[89][0-9]{3}/[0-9]", "8140/3"), ("E[0-9]{4}", "E0305"),
+        (r"[A-F][0-9]\.[0-9]{3}", "B2.034"), (r"H[0-9]{2}-[0-9]\.[0-9]{3}", "H12-3.045"), ("[0-9]{3}[A-Z]?", "214B"),
+        ("(ICU|IMC)-[0-9]{1,2}-[AB]", "ICU-12-A"), ("[0-9]{2}[A-Z]-[0-9]{3}", "10A-010"), ("0[0-9]{4}", "00132"),
+        ("E[1-4]V[1-5T]M[1-6]", "E4V5M6"), ("<?1:[0-9]{1,5}", "1:1950"), ("[0-9]{4}[FTU]", "0001F"),
+        ("[0-9]-[0-9]-[0-9](-[0-9])?", "1-0-1"), ("[0-9]{2,3}/[0-9]{2,3}", "120/80"), ("SN-[0-9]{6}", "SN-500505"),
     ],
 )  # fmt: skip
 def test_a_form_that_writes_out_all_but_few_characters_is_taken(tmp_path: Path, form: str, code: str) -> None:
@@ -288,3 +304,50 @@ codes:
     assert answers.code_of("Alert and  calm") == "http://city.example/rass|CALM"
     assert answers.score["http://city.example/rass|RSTL"] == 1
     assert load_vocabulary().is_known_code("http://city.example/rass|RSTL")
+
+
+def test_the_error_of_a_form_says_what_has_it_and_what_to_write(tmp_path: Path) -> None:
+    """A dot was said to be a name, and a form of five digits to leave more than six open."""
+    for form, why, remedy in (
+        ("[A-Z][0-9]{2}.[0-9]", r"a dot without \ before it is any sign", r"Write \. where the code has a dot"),
+        ("[0-9]{5}", "dates, such as a date or a month of birth,", "such as LAB-[0-9]{5}; or list the codes"),
+        ("[A-Z]{3}", "names of people,", "Leave 2 letters and 6 digits open at most"),
+    ):
+        declare(tmp_path, f"forms: {{open: {{form: '{form}', source: s}}}}")
+        with pytest.raises(SettingsError) as refused:
+            check_forms()
+        assert why in refused.value.what and remedy in refused.value.remedy
+
+
+def test_a_form_that_is_refused_takes_nothing_and_stops_nobody_who_reads(tmp_path: Path) -> None:
+    """A form that a release before took locked the home: nothing could be read, verified or erased."""
+    text = """\
+systems:
+  http://x.example: {name: x, form: '[A-Z]{3,9}'}
+local:
+  L: {name: l, form: '[0-9]{5}', codes: {"12345": {loinc: 2345-7, source: s}}}
+scales:
+  S: [{codes: [http://x.example|CALM], words: [calm]}]
+forms:
+  wide: {form: '[A-Z]{2,9}', source: s}
+  near: {form: 'N[0-9]{3}', source: s}
+"""
+    path = declare(tmp_path, text)
+    words = load_vocabulary()
+    assert not fits_of("wide")("SMITH") and fits_of("near")("N123")
+    assert not words.is_known_code("http://x.example|CALM") and not words.is_local_code("L|12345")
+    assert words.loinc_of("L|12345") == "2345-7", "a code that is listed is no free text"
+    with pytest.raises(SettingsError) as refused:
+        check_forms()
+    assert f"{path}:8 (forms.wide.form)" in refused.value.where
+    assert (
+        f"Of other forms too: {path}:2 (systems" in refused.value.remedy
+        and f"{path}:4 (local.L.form)" in refused.value.remedy
+    )
+    assert "stays until 'vitalake lake rewrite --republish DATASET'" in refused.value.remedy
+    path.write_text(
+        text.replace("[A-Z]{2,9}", "W[0-9]{2}").replace("[A-Z]{3,9}", "X[0-9]{2}").replace("[0-9]{5}", "12345")
+    )
+    declarations.use(tmp_path)
+    with pytest.raises(SettingsError, match="Answer is not a code"):
+        load_vocabulary()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from datetime import date
 from functools import cache
@@ -35,7 +36,8 @@ from vitalake.lake.datasets.dataset import (
 )
 from vitalake.lake.datasets.names import MADE, OWN_COLUMNS, SQL_WORDS, taken
 from vitalake.strict_yaml import read_yaml
-from vitalake.vocabulary.forms import OF_VOCABULARY, load_forms
+from vitalake.vocabulary.forms import CODED_VALUE, OF_VOCABULARY, load_forms, refusal_of
+from vitalake.vocabulary.home import refused_systems
 
 _SHIPPED = Path(str(resources.files("vitalake"))) / "datasets"
 
@@ -340,7 +342,8 @@ def load_dataset(name: str) -> Dataset:
     found = where_declared().get(name)
     if found is None:
         raise SettingsError("Unknown dataset", where=name, remedy=f"The datasets are: {', '.join(dataset_names())}.")
-    return _loaded(found)
+    dataset = _loaded(found)
+    return dataset if dataset.refused_if_new else replace(dataset, refused_if_new=next(_refused_forms(dataset), None))
 
 
 @declarations.per_home
@@ -445,6 +448,10 @@ def _problems_of_new(dataset: Dataset) -> Iterator[_Contradiction]:
                 "Declare type: string, class: record-version and values, such as [completed, entered-in-error]; or "
                 "give the column another name.",
             )
+        if isinstance(column.form, FormBy) and (values := dataset.column(column.form.column).values):
+            for value in (value for value, _ in column.form.forms if value not in values):
+                what = f"{column.form.column} has no such value, so that this form is never used"
+                yield (*at, "form", value), what, f"Its values are: {', '.join(values)}."
         if column.data_class in _PATIENTS_OWN:
             yield (
                 at,
@@ -462,10 +469,28 @@ _OTHER_NAME = "Give the dataset and its file another name."
 
 def _unknown_forms(column: Column) -> Iterator[_Contradiction]:
     """Yield which forms that a column names there are not; the place is within the field ``form``."""
-    named = column.form.forms if isinstance(column.form, FormBy) else (("", column.form),)
-    for value, form in named:
-        if form is not None and form not in (known := [*load_forms(), *OF_VOCABULARY]):
+    for value, form in _named_forms(column):
+        if form not in (known := [*load_forms(), *OF_VOCABULARY]):
             yield (value,) if value else (), "There is no such form", f"The forms are: {', '.join(known)}."
+
+
+def _named_forms(column: Column) -> tuple[tuple[str, str], ...]:
+    """Return the forms that a column names, each with the value of the other column that it belongs to, or empty."""
+    if isinstance(column.form, FormBy):
+        return column.form.forms
+    return () if column.form is None else (("", column.form),)
+
+
+def _refused_forms(dataset: Dataset) -> Iterator[SettingsError]:
+    """Yield why forms that a dataset's columns name cannot be used; earlier releases took some of them."""
+    for column in dataset.columns:
+        for _, name in _named_forms(column):
+            if name == CODED_VALUE:
+                # Another mistake in the vocabulary is an error for whoever writes rows. Who only reads need not know.
+                with suppress(SettingsError):
+                    yield from refused_systems()
+            elif (why := refusal_of(name)) is not None:
+                yield why
 
 
 def _unsafe(column: Column) -> Iterator[tuple[str, str]]:

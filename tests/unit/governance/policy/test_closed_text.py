@@ -16,6 +16,7 @@ from governance.policy.rules import load_policy
 from governance.samples import copy_samples
 from pipelines.formats.shared.categories import category_of, load_categories, parse_categories
 from tests.unit.governance.policy.test_rules import _rule
+from tests.vocabularies import declare
 from vitalake.errors import SettingsError
 from vitalake.keys import Key, KeyRing
 from vitalake.lake.datasets.dataset import Column, Dataset
@@ -34,6 +35,19 @@ CODES = {
     "icd-10": (["I10", "U07.1", "K35.8"], ["I10-X", "J0", "I10.123", "Maria"]),
     "snomed-ct": (["271594007", "419099009", "371827001"], ["5550100", "271594006", "0271594007", "x"]),
     "loinc": (["8867-4", "3150-6"], ["555-0100", "8867", "08867-4", "8867-5", "4711001-3"]),
+    "icd-10-gm": (
+        ["E11.90", "I10.-", "A17.0+", "M90.-*", "C50.9GL", "F32.9V", "I25.1-"],
+        ["E11.90GLR", "Maria", "E11.90 G", "G05JANE", "1950-05-05", "050550"],
+    ),
+    "icd-11": (
+        ["1A00", "5A11", "BA00.Z", "2C60.Z", "MG30.01"],
+        ["MARIA", "1950", "5I11", "JANE", "12345", "5A11&XS25"],
+    ),
+    "pzn": (
+        ["27580899", "04877800", "4877800", "PZN-27580899", "PZN4877800", "0838973"],
+        ["27580890", "PZN-27580890", "19570102", "04011957", "4011957", "12345679", "555010012", "PZN", "475010"],
+    ),
+    "hpo": (["HP:0001250"], ["HP:1250", "0001250", "HP:00012500"]),
     "topic-partition": (["vitals[0]", "city-hospital.encounter[1]"], ["of Maria Ficticia[0]", "vitals", "vitals[x]"]),
     "unit": (["mm[Hg]", "/min"], ["of Maria", "555"]),
     "absent-reason": (["error", "other"], ["she was asleep"]),
@@ -279,3 +293,17 @@ def test_a_unit_is_shown_only_if_it_looks_like_one() -> None:
     ):
         assert unit_to_show(words) == "a unit that is not shown"
     assert not Column("a", pa.string(), None, "").closed
+
+
+def test_a_column_whose_form_is_refused_publishes_no_text_and_says_so(tmp_path: Path) -> None:
+    declare(tmp_path, "forms:\n  wide: {form: '[A-Z]{2,9}', source: s}\n  near: {form: 'N[0-9]{3}', source: s}\n")
+    one, other = _dataset(form="wide").column("a"), _dataset(form={"by": "by", "s": "wide", "t": "near"}).column("a")
+    assert describe_allowed(one, {}) == "no text: the form 'wide' is refused"
+    assert (
+        describe_allowed(other, {})
+        == "codes of the form that belongs to by, but none where it is s: that form is refused"
+    )
+    batch = pa.RecordBatch.from_pydict({"a": ["SMITH", "N123", None], "by": ["s", "t", "s"]})
+    for column, expected in ((one, [True, True, False]), (other, [True, False, False])):
+        rows = make_unfit(column, {})(batch)
+        assert rows is not None and rows.tolist() == expected

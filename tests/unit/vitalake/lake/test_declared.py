@@ -148,6 +148,13 @@ def test_each_of_two_homes_has_its_own_and_a_changed_one_is_read_again(own: Path
         (SCORE, "name: code, type: string, class: procedure-code, form: {by: source}",
          r"names no value.*answer\.yaml:7.*\{by: source, VALUE: FORM\}"),
         (SCORE, "name: code, type: string, class: procedure-code, form: {by: source, ICD: loinc}", OPEN),
+        (SCORE, "name: code, type: string, class: procedure-code, form: {by: source, 10: icd-10}",
+         r"a key is read as a number.*answer\.yaml:7 \(columns\.1\.form\)\. Write it in quotes\."),
+        (SCORE, "name: code, type: string, class: procedure-code, form: {by: system, A: loinc, C: loinc}, "
+         "description: x}\n  - {name: system, type: string, class: procedure-code, values: [A, B]",
+         r"system has no such value.*answer\.yaml:7 \(columns\.1\.form\.C\)\. Its values are: A, B\."),
+        (SCORE, "name: code, type: string, class: procedure-code, form: {by: system, A: loinc}, "
+         "description: x}\n  - {name: system, type: string, class: procedure-code, values: [A, B]", OPEN),
         (SCORE, "name: code, type: string, class: procedure-code, form: loinc, values: [a]",
          r"in two ways.*answer\.yaml:7 \(columns\.1\.form\)\. Keep one of values and form"),
         (SCORE, "name: years, type: int64, class: measurement, derived: {completed_years: [version, answered_at]}",
@@ -271,3 +278,18 @@ def test_columns_that_identify_are_guarded_wherever_the_project_declares_them() 
     }
     assert identifying >= {"patient_id", "encounter_id", "device_id", "name", "mrn", "address", "birth_date"}
     assert identifying <= declared._shipped_columns().keys()
+
+
+@pytest.mark.parametrize("section", ["systems", "local"])
+def test_a_system_whose_form_is_refused_makes_no_new_table_of_its_codes(own: Path, section: str) -> None:
+    storage = open_storage(str(own.parents[1] / "lake"), {})
+    words = own.parents[1] / "vocabulary" / "own.yaml"
+    words.parent.mkdir()
+    words.write_text(f"{section}:\n  X: {{name: x, form: '[0-9]{{5}}'}}\n")
+    load_settings(own.parents[1])
+    with pytest.raises(SettingsError, match=rf"dates.*own\.yaml:2 \({section}\.X\.form\)"):
+        refuse_new(load_dataset("observation"), storage)
+    refuse_new(load_dataset("answer"), storage)
+    words.write_text("systems: [1]\n")
+    load_settings(own.parents[1])
+    refuse_new(load_dataset("observation"), storage)  # whoever writes observations reads the vocabulary, and its error
