@@ -82,7 +82,7 @@ def _twin(home: Path) -> Path:
 def test_both_engines_give_the_same_rows_in_the_same_order(home: Path, postgres: PostgresServer) -> None:
     twin = _twin(home)
     demo = make_demo_warehouse(twin)
-    address = _database(postgres, leave(demo, stays=20, order="hash(any_value(hospitalization_id))"))
+    address = _database(postgres, leave(demo, stays=30, order="hash(any_value(hospitalization_id))"))
     incarnation = load_job("mimic-demo").incarnation
     assert incarnation is not None
     texts = []
