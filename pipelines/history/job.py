@@ -41,8 +41,20 @@ _FIELDS = {
         "Namespace is not valid",
         "Write up to 100 characters without blanks, | and \\, as HL7's assigning authority or a URI.",
     ),
+    "max_rejected": (
+        "Greatest share of rejected rows is not valid",
+        "Write a number from 0 (no row) to 1 (all rows): 0.01 is one row in a hundred.",
+    ),
+    "silence_seconds": (
+        "Longest wait for an answer is not valid",
+        f"Write a number of seconds above 0: without the field it is {SILENCE_SECONDS:g}.",
+    ),
 }
 """Fields of a job file whose form is not plain: what is said of a wrong one, and what to do."""
+
+
+MOST_SILENCE_SECONDS = 1e9
+"""Thirty years, for who wants to wait for ever. Python refuses to wait for an infinite time, or for 300 years."""
 
 
 class _Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -52,8 +64,8 @@ class _Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     maker: Maker | None = None
     incarnation: str | None = None
     namespace: Namespace | None = None
-    max_rejected: float = 0.01
-    silence_seconds: Annotated[float, msgspec.Meta(gt=0)] = SILENCE_SECONDS
+    max_rejected: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.01
+    silence_seconds: Annotated[float, msgspec.Meta(gt=0, le=MOST_SILENCE_SECONDS)] = SILENCE_SECONDS
     not_to_care: list[str] = []
 
 
@@ -104,8 +116,8 @@ def load_job(name: str) -> Job:
             remedy=f"The sources are: {', '.join(SOURCES)}; or give the path of a job file.",
         )
     try:
-        document = msgspec.convert(read_yaml(path.read_text()), _Document)
-        queries = {dataset: (path.parent / query).read_text() for dataset, query in document.datasets.items()}
+        document = msgspec.convert(read_yaml(_text(path)), _Document)
+        queries = {dataset: _text(path.parent / query) for dataset, query in document.datasets.items()}
     except yaml.YAMLError as error:
         why, line = explain(error)
         raise SettingsError(f"Job file {why}", where=f"{path.name}:{line}", remedy="Correct that line.") from None
@@ -138,3 +150,17 @@ def load_job(name: str) -> Job:
         silence_seconds=document.silence_seconds,
         not_to_care=frozenset(document.not_to_care),
     )
+
+
+def _text(path: Path) -> str:
+    """Return the text of a job file or of a query.
+
+    Raises:
+        SettingsError: it is not UTF-8.
+        OSError: it cannot be read.
+    """
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        what = "Query" if path.suffix == ".sql" else "Job file"
+        raise SettingsError(f"{what} is not UTF-8", where=path.name, remedy="Save it as UTF-8.") from None
