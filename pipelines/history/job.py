@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -109,7 +110,7 @@ def load_job(name: str) -> Job:
         SettingsError: there is no such job, or its file is not valid.
     """
     path = _SHIPPED / f"{name}.yaml" if name in SOURCES else Path(name)
-    if not path.is_file():
+    if not os.path.isfile(path):  # Path.is_file raises if the name is too long
         raise SettingsError(
             "Unknown source",
             where=name,
@@ -117,7 +118,7 @@ def load_job(name: str) -> Job:
         )
     try:
         document = msgspec.convert(read_yaml(_text(path)), _Document)
-        queries = {dataset: _text(path.parent / query) for dataset, query in document.datasets.items()}
+        queries = {name: _text(path.parent / query, of=name) for name, query in document.datasets.items()}
     except yaml.YAMLError as error:
         why, line = explain(error)
         raise SettingsError(f"Job file {why}", where=f"{path.name}:{line}", remedy="Correct that line.") from None
@@ -127,10 +128,6 @@ def load_job(name: str) -> Job:
                 raise SettingsError(what, where=f"{path.name}: {field}", remedy=remedy) from None
         raise SettingsError(
             f"Job file is not valid ({error})", where=path.name, remedy="Correct it; see the how-to on history."
-        ) from None
-    except OSError as error:
-        raise SettingsError(
-            f"Query cannot be read ({error.strerror})", where=path.name, remedy="Put it beside the job file."
         ) from None
     unknown = sorted(queries.keys() - set(published_datasets()))
     if unknown or not queries:
@@ -152,15 +149,18 @@ def load_job(name: str) -> Job:
     )
 
 
-def _text(path: Path) -> str:
-    """Return the text of a job file or of a query.
+def _text(path: Path, *, of: str = "") -> str:
+    """Return the text of a job file, or of the query of a dataset.
 
     Raises:
-        SettingsError: it is not UTF-8.
-        OSError: it cannot be read.
+        SettingsError: it cannot be read, or is not UTF-8.
     """
+    what, where = ("Query", f"{path.name}, query of {of}") if of else ("Job file", path.name)
     try:
         return path.read_text(encoding="utf-8")
     except UnicodeDecodeError:
-        what = "Query" if path.suffix == ".sql" else "Job file"
-        raise SettingsError(f"{what} is not UTF-8", where=path.name, remedy="Save it as UTF-8.") from None
+        raise SettingsError(f"{what} is not UTF-8", where=where, remedy="Save it as UTF-8.") from None
+    except (OSError, ValueError) as error:  # ValueError: YAML can write a zero byte into the name
+        why = getattr(error, "strerror", "its name is not valid")
+        remedy = "Put it beside the job file, where this account can read it." if of else "Let this account read it."
+        raise SettingsError(f"{what} cannot be read ({why})", where=where, remedy=remedy) from None

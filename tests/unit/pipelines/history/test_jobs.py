@@ -59,7 +59,10 @@ def test_a_number_that_is_out_of_range_is_refused_with_its_file_and_field(
 
 @pytest.mark.parametrize(
     ("name", "said"),
-    [("job.yaml", r"^Job file is not UTF-8: job\.yaml\."), ("a.sql", r"^Query is not UTF-8: a\.sql\.")],
+    [
+        ("job.yaml", r"^Job file is not UTF-8: job\.yaml\."),
+        ("a.sql", r"^Query is not UTF-8: a\.sql, query of condition\."),
+    ],
 )
 def test_a_file_that_is_not_utf8_is_refused_by_its_name(tmp_path: Path, name: str, said: str) -> None:
     job = _job(tmp_path)
@@ -68,3 +71,22 @@ def test_a_file_that_is_not_utf8_is_refused_by_its_name(tmp_path: Path, name: st
     with pytest.raises(SettingsError, match=said) as refused:
         load_job(job)
     assert "Zzmarker" not in str(refused.value) and refused.value.__suppress_context__
+
+
+@pytest.mark.parametrize(
+    ("query", "said"),
+    [
+        ("none.sql", r"\(No such file or directory\): none\.sql, query of condition\."),
+        (".", r"\(Is a directory\): .*, query of condition\."),
+        ("a\0.sql", r"\(its name is not valid\): a\0\.sql, query of condition\."),
+    ],
+)
+def test_a_query_that_cannot_be_read_is_refused_with_its_dataset(tmp_path: Path, query: str, said: str) -> None:
+    with pytest.raises(SettingsError, match=rf"^Query cannot be read {said} Put it beside the job file"):
+        load_job(_job(tmp_path, datasets={"condition": query}))
+
+
+@pytest.mark.parametrize("name", ["none.yaml", "x" * 5_000])
+def test_a_job_that_does_not_exist_is_refused_with_those_that_do(name: str) -> None:
+    with pytest.raises(SettingsError, match=r"Unknown source: .*mimic-demo"):
+        load_job(name)
