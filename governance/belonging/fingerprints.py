@@ -95,7 +95,7 @@ def read_fingerprints(storage: Storage) -> Fingerprints | None:
     content = storage.read_small(FILE)
     try:
         return None if content is None else msgspec.json.decode(content, type=Fingerprints)
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, UnicodeDecodeError):
         raise LakeError(
             "Fingerprints of keys and vault cannot be read",
             where=FILE,

@@ -132,7 +132,7 @@ def load(folder: Path, certificate: str) -> Certificate:
     """
     try:
         return msgspec.json.decode((folder / f"{Path(certificate).name}.json").read_bytes(), type=Certificate)
-    except (OSError, msgspec.MsgspecError):
+    except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
         raise InputError(
             "No readable certificate has this id",
             where=folder.name,

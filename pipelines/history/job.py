@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -41,8 +42,20 @@ _FIELDS = {
         "Namespace is not valid",
         "Write up to 100 characters without blanks, | and \\, as HL7's assigning authority or a URI.",
     ),
+    "max_rejected": (
+        "Greatest share of rejected rows is not valid",
+        "Write a number from 0 (no row) to 1 (all rows): 0.01 is one row in a hundred.",
+    ),
+    "silence_seconds": (
+        "Longest wait for an answer is not valid",
+        f"Write a number of seconds above 0: without the field it is {SILENCE_SECONDS:g}.",
+    ),
 }
 """Fields of a job file whose form is not plain: what is said of a wrong one, and what to do."""
+
+
+MOST_SILENCE_SECONDS = 1e9
+"""Thirty years, for who wants to wait for ever. Python refuses to wait for an infinite time, or for 300 years."""
 
 
 class _Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -52,8 +65,8 @@ class _Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     maker: Maker | None = None
     incarnation: str | None = None
     namespace: Namespace | None = None
-    max_rejected: float = 0.01
-    silence_seconds: Annotated[float, msgspec.Meta(gt=0)] = SILENCE_SECONDS
+    max_rejected: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.01
+    silence_seconds: Annotated[float, msgspec.Meta(gt=0, le=MOST_SILENCE_SECONDS)] = SILENCE_SECONDS
     not_to_care: list[str] = []
 
 
@@ -97,15 +110,15 @@ def load_job(name: str) -> Job:
         SettingsError: there is no such job, or its file is not valid.
     """
     path = _SHIPPED / f"{name}.yaml" if name in SOURCES else Path(name)
-    if not path.is_file():
+    if not os.path.isfile(path):  # Path.is_file raises if the name is too long
         raise SettingsError(
             "Unknown source",
             where=name,
             remedy=f"The sources are: {', '.join(SOURCES)}; or give the path of a job file.",
         )
     try:
-        document = msgspec.convert(read_yaml(path.read_text()), _Document)
-        queries = {dataset: (path.parent / query).read_text() for dataset, query in document.datasets.items()}
+        document = msgspec.convert(read_yaml(_text(path)), _Document)
+        queries = {name: _text(path.parent / query, of=name) for name, query in document.datasets.items()}
     except yaml.YAMLError as error:
         why, line = explain(error)
         raise SettingsError(f"Job file {why}", where=f"{path.name}:{line}", remedy="Correct that line.") from None
@@ -115,10 +128,6 @@ def load_job(name: str) -> Job:
                 raise SettingsError(what, where=f"{path.name}: {field}", remedy=remedy) from None
         raise SettingsError(
             f"Job file is not valid ({error})", where=path.name, remedy="Correct it; see the how-to on history."
-        ) from None
-    except OSError as error:
-        raise SettingsError(
-            f"Query cannot be read ({error.strerror})", where=path.name, remedy="Put it beside the job file."
         ) from None
     unknown = sorted(queries.keys() - set(published_datasets()))
     if unknown or not queries:
@@ -138,3 +147,20 @@ def load_job(name: str) -> Job:
         silence_seconds=document.silence_seconds,
         not_to_care=frozenset(document.not_to_care),
     )
+
+
+def _text(path: Path, *, of: str = "") -> str:
+    """Return the text of a job file, or of the query of a dataset.
+
+    Raises:
+        SettingsError: it cannot be read, or is not UTF-8.
+    """
+    what, where = ("Query", f"{path.name}, query of {of}") if of else ("Job file", path.name)
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise SettingsError(f"{what} is not UTF-8", where=where, remedy="Save it as UTF-8.") from None
+    except (OSError, ValueError) as error:  # ValueError: YAML can write a zero byte into the name
+        why = getattr(error, "strerror", "its name is not valid")
+        remedy = "Put it beside the job file, where this account can read it." if of else "Let this account read it."
+        raise SettingsError(f"{what} cannot be read ({why})", where=where, remedy=remedy) from None

@@ -15,7 +15,7 @@ from pipelines.history.columns import plain
 from pipelines.history.silence import Silent, answered
 from pipelines.history.warehouses.base import Reads, Target, WarehouseKind, anything
 from pipelines.history.warehouses.registry import OURS, failed, warehouse_kind, where_registered
-from vitalake.errors import ServiceUnavailable, SettingsError, VitaLakeError
+from vitalake.errors import InputError, ServiceUnavailable, SettingsError, VitaLakeError
 from vitalake.settings import has_password, resolve_references
 
 _T = TypeVar("_T")
@@ -70,7 +70,7 @@ class Warehouse:
         """
         if not self._reads(sql):
             raise ServiceUnavailable(
-                "Warehouse refuses the query (it is not one SELECT)",
+                "Warehouse refuses the query (it is not one SELECT, or calls a function that does more than read)",
                 where=self._name,
                 remedy="Write one SELECT; it may begin with WITH. Quote a column that is named like a statement. "
                 "What else the query is to do, do in the warehouse.",
@@ -95,12 +95,32 @@ class Warehouse:
                 cursor.close()
 
     def one_text(self, sql: str) -> str:
-        """Return the only value of a SELECT, as text.
+        """Return the only value of a SELECT, as text; a job's incarnation is one.
 
         Raises:
+            InputError: it has no row, several rows or columns, or its value is null: no text, or an arbitrary one.
             ServiceUnavailable: the warehouse refuses the query.
         """
-        return str(pa.Table.from_batches(self.read(sql)).column(0)[0].as_py())
+        values: list[object] = []
+        columns = 1
+        for batch in self.read(sql):
+            columns = batch.num_columns
+            values += batch.column(0).slice(0, 2).to_pylist() if columns == 1 else []
+            if columns != 1 or len(values) > 1:
+                break
+        if len(values) == 1 and values[0] is not None:
+            return str(values[0])
+        if columns != 1:
+            why = "several columns"
+        elif not values:
+            why = "no row"
+        else:
+            why = "NULL" if len(values) == 1 else "several rows"
+        raise InputError(
+            f"Query of one text gives {why}",
+            where=f"{self._name}: incarnation",
+            remedy="Select one column of one row that is not NULL, such as max(…) or coalesce(…, 'none').",
+        )
 
 
 @contextmanager

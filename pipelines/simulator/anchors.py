@@ -64,7 +64,7 @@ def load_or_create(home: Path, *, now: datetime | None = None) -> Anchors:
             where=str(path),
             remedy="Run 'vitalake init', and make sure that the home is writable.",
         ) from None
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, UnicodeDecodeError):
         raise _not_anchors(path) from None
     if anchors.format != _FORMAT:
         raise _not_anchors(path)

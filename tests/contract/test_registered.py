@@ -96,6 +96,9 @@ class TestWarehouseDuckdb(WarehouseContract):
         "SELECT n FROM beats) AS a; COPY beats TO '{path}'; FROM (SELECT 1",
         "EXPORT DATABASE '{path}'",
         "ATTACH '{path}' AS leak",
+        "FROM enable_logging(level = 'info', storage = 'file', storage_path = '{path}')",
+        "FROM enable_profiling(format = 'json', save_location = '{path}')",
+        "FROM query('FROM enable_profiling(format = ''json'', save_location = ''{path}'')')",
     )
 
     @pytest.fixture

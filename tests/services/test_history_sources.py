@@ -26,6 +26,7 @@ from tests.services.waiting import until
 from vitalake.errors import SettingsError
 from vitalake.keys import load_keys
 from vitalake.lake.commits.lake import Lake
+from vitalake.lake.commits.spans import Superseded
 from vitalake.lake.datasets.dataset import Dataset
 from vitalake.lake.datasets.declared import load_dataset
 from vitalake.settings import load_settings
@@ -96,6 +97,28 @@ def homes(home: Path) -> Homes:
     made = Homes(home)
     assert made.load("north", {"patient": "P-100", "dose": 5}) == 1
     return made
+
+
+def test_a_load_that_one_of_another_dataset_overtook_says_to_run_it_again_and_then_loads(
+    homes: Homes,
+) -> None:
+    """It said to leave the work to the successor, which did not load the dataset."""
+    other = DECLARED.replace("drug_dose", "drug_order")
+    (homes.home / "datasets" / "drug_order.yaml").write_text(other)
+    settings = load_settings(homes.home)
+    doses, orders = homes.job("city", {"number": 2, "patient": "P-300", "dose": 30}), homes.home / "orders.yaml"
+    orders.write_text(Path(doses).read_text().replace("drug_dose", "drug_order"))
+
+    def overtake(_loaded: int) -> None:
+        load_history(settings, str(orders))
+
+    with pytest.raises(Superseded) as overtaken:
+        load_history(settings, doses, progress=overtake)
+    assert overtaken.value.where == "history-city/0of1"
+    assert overtaken.value.remedy.endswith("run this one again after that one.")
+    assert homes.shown() == [5.0]
+    assert load_history(settings, doses) == 1
+    assert homes.shown() == [5.0, 30.0]
 
 
 @pytest.mark.parametrize("version", [1, 2])

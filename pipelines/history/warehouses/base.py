@@ -51,7 +51,8 @@ Reads = Callable[[str], bool]
 """Takes a job's query, and returns whether it does nothing but read.
 
 A driver that runs in this process can write files with the rights of the process (``COPY … TO``), and no rollback takes
-a file away."""
+a file away. A query reaches more than it says, through the views and macros of the warehouse: what these could do, the
+session forbids."""
 
 
 def anything(_query: str) -> bool:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,17 @@ from pipelines.history.warehouses.base import Target, WarehouseKind
 
 IN_MEMORY = ":memory:"
 """DuckDB's name of a database without a file."""
+
+LOCKED = (
+    # Extensions reach the network and other databases, and some run commands. One that a query needs is loaded before.
+    "SET autoinstall_known_extensions = false",
+    "SET autoload_known_extensions = false",
+    "SET allow_community_extensions = false",
+    # Some settings write files: logs and profiles contain queries and values. With this they can be set by nothing any
+    # more, also not by a function within a view, a macro or a text that ``query`` executes.
+    "SET lock_configuration = true",
+)
+"""The last statements of a session of DuckDB's driver: whatever a query says, it changes no setting."""
 
 
 def _search_in(home: Path) -> str:
@@ -22,19 +35,31 @@ def locate(address: str, home: Path) -> Target:
     """Return the file that ``duckdb:PATH`` names, relative to the home, or the database without a file."""
     path = address.removeprefix("duckdb:")
     if path == IN_MEMORY:
-        return Target(IN_MEMORY, IN_MEMORY, (_search_in(home),))
-    return Target(str(home / path), Path(path).name)
+        return Target(IN_MEMORY, IN_MEMORY, (_search_in(home), *LOCKED))
+    return Target(str(home / path), Path(path).name, LOCKED)
 
 
 def connect(dbapi: Any, uri: str) -> Any:
-    """Return a connection, whose changes are rolled back when it closes.
+    """Return a connection, which opens a file read-only: not even what another process left in its log is written.
 
     Raises:
-        FileNotFoundError: there is no such file; DuckDB would make an empty database of a path that is misspelt.
+        FileNotFoundError: there is no such file.
     """
-    if uri != IN_MEMORY and not Path(uri).exists():
+    if uri == IN_MEMORY:
+        return dbapi.connect(uri)
+    if not Path(uri).exists():
         raise FileNotFoundError
-    return dbapi.connect(uri)
+    from adbc_driver_duckdb import driver_path
+    from adbc_driver_manager import AdbcConnection, AdbcDatabase
+    from adbc_driver_manager.dbapi import Connection
+
+    # What dbapi.connect does; it takes no option besides the path.
+    database = AdbcDatabase(driver=driver_path(), entrypoint="duckdb_adbc_init", path=uri, access_mode="read_only")
+    try:
+        return Connection(database, AdbcConnection(database))
+    except BaseException:
+        database.close()
+        raise
 
 
 _WRITES = frozenset(
@@ -58,11 +83,61 @@ def reads(query: str) -> bool:
         (_,) = duckdb.extract_statements(f"CREATE TABLE made AS {query}")  # parsed, and never executed
     except (duckdb.Error, ValueError):  # ValueError: there are several, or none
         return False
-    return statement.type in allowed and _WRITES.isdisjoint(_words(query))
+    words, called = _words(query), _called(query)
+    return statement.type in allowed and _WRITES.isdisjoint(words) and _not_reading().isdisjoint(called)
+
+
+_READING = frozenset(
+    {
+        "generate_series", "glob", "icu_calendar_names", "json_each", "json_tree", "pg_timezone_names", "query_table",
+        "range", "repeat", "repeat_row", "sniff_csv", "summary", "unnest",
+    }
+)  # fmt: skip
+"""Table functions that only read; ``query`` is none of them, because it executes a text that is not looked at."""
+
+_READING_FAMILIES = ("duckdb_", "parquet_", "pragma_", "read_")
+"""How the names of further table functions that only read begin: catalogue and files."""
+
+_HARMLESS = frozenset({"error", "gen_random_uuid", "random", "setseed", "sleep_ms", "stats", "uuid", "vector_type"})
+"""Functions with a side effect, by what DuckDB says, that reaches nothing outside the query …"""
+
+_HARMLESS_FAMILIES = ("current_", "uuidv")
+"""… and how the names of further ones begin."""
+
+
+@cache
+def _not_reading() -> frozenset[str]:
+    """Return the functions of the installed DuckDB that a query may not call.
+
+    DuckDB says of its other functions whether they have a side effect, but not of table functions: of those, one that
+    is not known to read is taken to write. So what a later release adds is refused, until somebody has looked at it.
+    """
+    import duckdb
+
+    with duckdb.connect(":memory:") as connection:
+        functions = connection.execute(
+            "SELECT DISTINCT function_name, function_type = 'table' FROM duckdb_functions() "
+            "WHERE function_type = 'table' OR has_side_effects"
+        ).fetchall()
+    known = {True: (_READING, _READING_FAMILIES), False: (_HARMLESS, _HARMLESS_FAMILIES)}
+    return frozenset(
+        name for name, table in functions if name not in known[table][0] and not name.startswith(known[table][1])
+    )
 
 
 def _words(query: str) -> Iterator[str]:
     """Yield the keywords of a query, in capitals."""
+    return (text.upper() for text, kind in _tokens(query) if kind == "keyword")
+
+
+def _called(query: str) -> Iterator[str]:
+    """Yield what stands before an opening bracket in a query, in small letters and without quotes."""
+    outside_comments = (text for text, kind in _tokens(query) if kind != "comment")
+    return (name.strip('"').lower() for name, after in pairwise(outside_comments) if after.startswith("("))
+
+
+def _tokens(query: str) -> Iterator[tuple[str, str]]:
+    """Yield the tokens of a query with their kinds."""
     import duckdb
 
     # The parser takes Unicode's spaces, also those without a width, as spaces; the tokenizer, as part of a name. But a
@@ -72,8 +147,7 @@ def _words(query: str) -> Iterator[str]:
         text, tokens = form.encode(), duckdb.tokenize(form)  # its places are bytes
         ends = [place for place, _ in tokens[1:]] + [len(text)]
         for (begin, kind), end in zip(tokens, ends, strict=True):
-            if kind == duckdb.token_type.keyword:
-                yield text[begin:end].decode(errors="replace").strip().upper()
+            yield text[begin:end].decode(errors="replace").strip(), kind.name
 
 
 WAREHOUSE = WarehouseKind(

@@ -52,7 +52,7 @@ def read_format(lake: Storage) -> Format:
             return Format(0)
     try:
         return msgspec.json.decode(content, type=Format)
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, UnicodeDecodeError):
         raise LakeError(
             "The lake's format cannot be read", where=NAME, remedy=f"Delete that file and run '{UPGRADE}'."
         ) from None

@@ -262,7 +262,9 @@ class SpanLog:
                 raise InputError(
                     "Another job reads this topic into this dataset",
                     where=f"job {job}, dataset {dataset}",
-                    remedy="Use the other job, or another dataset or topic.",
+                    # A claim has only a number of the job's name: the other name cannot be shown.
+                    remedy="If this job was renamed, give it its earlier name again. Otherwise use the other job, or "
+                    "another dataset or topic.",
                 )
             return "done" if all(version == mine for version in held.values()) else "commit"
 
@@ -428,7 +430,9 @@ class SpanLog:
                 raise Superseded(
                     "A successor has taken this shard over",
                     where=f"{span.job}/{span.shard}",
-                    remedy="Nothing of this span was committed. Leave the work to the successor.",
+                    # The successor of a load reads the datasets of its own job file, and maybe not this one.
+                    remedy="Nothing of this span was committed. A worker's successor goes on with its work. If this is "
+                    "a load of a warehouse, another load of its source has begun: run this one again after that one.",
                 )
             if (self.table.transaction(_fence_app(span.dataset)) or 0) != span.fence:
                 raise SpanConflict(

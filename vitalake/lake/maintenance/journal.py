@@ -114,7 +114,7 @@ def _name(source: Sequence[str]) -> str:
 def _decoded(content: bytes, kind: type[_T]) -> _T:
     try:
         return msgspec.json.decode(content, type=kind)
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, UnicodeDecodeError):
         raise LakeError(
             "Journal of a job cannot be read",
             where=FOLDER,

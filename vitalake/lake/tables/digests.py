@@ -91,7 +91,7 @@ class Marks:
         if path is not None:
             try:
                 self._good = msgspec.json.decode(path.read_bytes(), type=dict[str, tuple[Mark, float]])
-            except (OSError, msgspec.MsgspecError):
+            except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
                 self._good = {}  # then every file is checked again
 
     def knows(self, place: str, mark: Mark) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
 
 import duckdb
@@ -16,7 +16,7 @@ from pipelines.history.warehouses import postgresql as postgresql_kind
 from pipelines.history.warehouses.registry import GROUP, registered, warehouse_kind
 from tests.contract.warehouses import BEATS, Filled, WarehouseContract
 from tests.plugged import packages, plug
-from vitalake.errors import ServiceUnavailable, SettingsError
+from vitalake.errors import InputError, ServiceUnavailable, SettingsError
 
 KIND = """
 from pipelines.history.warehouses import Target, WarehouseKind
@@ -188,6 +188,146 @@ def test_duckdb_executes_nothing_but_one_select(query: str, allowed: bool) -> No
     assert duckdb_kind.reads(query) is allowed
 
 
+READ_BY_DUCKDB = (
+    "FROM t",
+    "FROM of_t",
+    "FROM above(1)",
+    "SELECT twice(a) FROM t",
+    "SELECT checkpoint, query FROM (SELECT 1 AS checkpoint, 'write_log (' AS query) -- enable_logging()",
+    "FROM read_csv('a.csv')",
+    "FROM read_csv('a.csv', store_rejects = true)",
+    "FROM 'a.csv'",
+    "FROM read_parquet('a.parquet')",
+    "FROM parquet_schema('a.parquet')",
+    "FROM read_json('a.json')",
+    "FROM read_text('a.csv')",
+    "FROM read_duckdb('other.duckdb', table_name = 'u')",
+    "FROM 'other.duckdb'",
+    "FROM glob('*.csv')",
+    "FROM query_table('t')",
+    "FROM range(3)",
+    "SELECT repeat('a', 2), unnest([1, 2]), current_setting('threads'), random(), uuid()",
+    "SELECT a FROM t QUALIFY row_number() OVER (PARTITION BY a) = 1",
+    "FROM t ASOF JOIN (SELECT 0 AS b) AS u ON t.a >= u.b",
+    "WITH RECURSIVE r AS (SELECT 1 AS n UNION ALL SELECT n + 1 FROM r WHERE n < 3) FROM r",
+    "PIVOT t ON a USING count(*)",
+    "SELECT list_transform([1], lambda x: x + 1), '{\"a\": 1}'::JSON ->> 'a', now() AT TIME ZONE 'Europe/Rome'",
+)
+
+REFUSED_BY_DUCKDB = (
+    "FROM enable_logging(level = 'info', storage = 'file', storage_path = '{path}')",
+    "SELECT (SELECT count(*) FROM enable_logging(storage = 'file', storage_path = '{path}'))",
+    "FROM enable_profiling(format = 'json', save_location = '{path}')",
+    "FROM \"Enable_Profiling\" /* a */ -- b\n (format = 'json', save_location = '{path}')",
+    "FROM enable_profiling\u00a0(format = 'json', save_location = '{path}')",
+    "FROM main.enable_profiling(format = 'json', save_location = '{path}')",
+    "WITH x AS (PIVOT t ON a USING count(*)) FROM x, enable_profiling(format = 'json', save_location = '{path}')",
+    "FROM query('FROM enable_profiling(format = ''json'', save_location = ''{path}'')')",
+    "FROM json_execute_serialized_sql(json_serialize_sql('FROM enable_profiling()'))",
+    "FROM profiled('{path}')",
+    "FROM disable_logging()",
+    "FROM disable_profiling()",
+    "FROM truncate_duckdb_logs()",
+    "FROM checkpoint()",
+    "FROM force_checkpoint()",
+    "FROM create_external_resource('x')",
+    "SELECT write_log('Zzmarker', level := 'info')",
+    "SELECT 'Zzmarker'.write_log()",
+    "SELECT nextval('s')",
+    "SELECT setval('s', 5)",
+    "FROM import_database('{path}')",
+    "FROM copy_database('city', 'other')",
+    "FROM add_parquet_key('a', '0123456789112345')",
+    "FROM start_ui()",
+    "FROM sqlite_attach('{path}')",
+    "FROM 'https://127.0.0.1:9/a.csv'",
+    "FROM read_parquet('s3://a/b.parquet')",
+    "SELECT st_point(1, 2)",
+)
+"""Functions of DuckDB 2.0 that write files, settings, the log or the database, or load what can."""
+
+
+@pytest.fixture
+def city(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with a DuckDB file, the log that a killed process left beside it, and files that queries read."""
+    monkeypatch.chdir(tmp_path)
+    with duckdb.connect("other.duckdb") as connection:
+        connection.execute("CREATE TABLE u AS SELECT 1 AS a")
+        for ending in ("csv", "parquet", "json"):
+            connection.execute(f"COPY u TO 'a.{ending}'")
+    with duckdb.connect("city.duckdb") as connection:
+        connection.execute("SET wal_autocheckpoint = '1GB'; SET checkpoint_threshold = '1GB'")
+        connection.execute("CREATE SEQUENCE s; CREATE TABLE t AS SELECT 1 AS a; CHECKPOINT; INSERT INTO t VALUES (2)")
+        connection.execute("CREATE VIEW of_t AS FROM t; CREATE MACRO above(x) AS TABLE FROM t WHERE a > x")
+        connection.execute("CREATE MACRO twice(x) AS 2 * x")
+        profile = "enable_profiling(format = 'json', save_location = path)"
+        connection.execute(f"CREATE MACRO profiled(path) AS TABLE FROM {profile}")
+        connection.execute("PRAGMA disable_checkpoint_on_shutdown")
+    assert (tmp_path / "city.duckdb.wal").exists()
+    return tmp_path
+
+
+def _bytes(folder: Path) -> dict[str, bytes]:
+    return {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("query", READ_BY_DUCKDB)
+def test_duckdb_reads_with_all_that_reads_and_leaves_the_file_and_its_log(city: Path, query: str) -> None:
+    before = _bytes(city)
+    with open_warehouse("duckdb:city.duckdb", home=city) as warehouse:
+        assert sum(batch.num_rows for batch in warehouse.read(query)) > 0
+    assert _bytes(city) == before
+
+
+@pytest.mark.parametrize("query", REFUSED_BY_DUCKDB)
+def test_duckdb_executes_no_function_that_writes(city: Path, query: str) -> None:
+    """A job that only selected wrote patients' names to a log, and overwrote any file of the account."""
+    before = _bytes(city)
+    with open_warehouse("duckdb:city.duckdb", home=city) as warehouse:
+        with pytest.raises(ServiceUnavailable, match="Warehouse refuses the query"):
+            list(warehouse.read(query.format(path=city / "leak")))
+    assert _bytes(city) == before
+    with open_warehouse("duckdb::memory:", home=city) as warehouse:
+        with pytest.raises(ServiceUnavailable, match="Warehouse refuses the query"):
+            list(warehouse.read(query.format(path=city / "leak").replace("FROM t ", "FROM range(3) AS t(a) ")))
+    assert _bytes(city) == before
+
+
+@pytest.mark.parametrize("query", [query for query in REFUSED_BY_DUCKDB if "logging" in query or "profil" in query])
+@pytest.mark.parametrize("address", ["duckdb:city.duckdb", "duckdb::memory:"])
+def test_a_locked_session_alone_lets_no_function_begin_a_log_or_a_profile(
+    city: Path, monkeypatch: pytest.MonkeyPatch, address: str, query: str
+) -> None:
+    """A view of the warehouse can call what the query does not."""
+    before = _bytes(city)
+    with open_warehouse(address, home=city) as warehouse:
+        monkeypatch.setattr(warehouse, "_reads", lambda _: True)
+        with suppress(ServiceUnavailable):
+            list(warehouse.read(query.format(path=city / "leak")))
+        with suppress(ServiceUnavailable):
+            list(warehouse.read("SELECT write_log('Zzmarker', level := 'info')"))
+    assert _bytes(city) == before
+
+
+@pytest.mark.parametrize(
+    ("query", "why"),
+    [
+        ("SELECT 1 WHERE false", "no row"),
+        ("SELECT NULL", "NULL"),
+        ("FROM range(2)", "several rows"),
+        ("FROM range(100000)", "several rows"),
+        ("SELECT 'Zzmarker', 2", "several columns"),
+    ],
+)
+def test_an_incarnation_that_is_not_one_text_is_refused(tmp_path: Path, query: str, why: str) -> None:
+    """It ended with a traceback, or took any row, or the text None."""
+    with open_warehouse("duckdb::memory:", home=tmp_path) as warehouse:
+        with pytest.raises(InputError, match=f"gives {why}: :memory:: incarnation") as refused:
+            warehouse.one_text(query)
+        assert "Zzmarker" not in str(refused.value)
+        assert warehouse.one_text("SELECT 7 AS n") == "7"
+
+
 @pytest.mark.parametrize(
     ("query", "allowed"),
     [
@@ -231,7 +371,7 @@ class Commits:
         self.connection.close()
 
 def commits(dbapi, uri):
-    return Commits(WAREHOUSE.connect(dbapi, uri))
+    return Commits(by_uri(dbapi, uri))
 
 IT = replace(replace(WAREHOUSE, scheme="toy", addresses=("toy:PATH",), locate=locate), {fault})
 """

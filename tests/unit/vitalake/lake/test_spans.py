@@ -136,7 +136,7 @@ def test_span_that_does_not_start_where_the_partition_is_conflicts(lake: Lake) -
 
 def test_older_epoch_can_decide_nothing(lake: Lake) -> None:
     assert fresh(lake).spans.begin_epoch(job=JOB, shard=SHARD) == 2
-    with pytest.raises(Superseded):
+    with pytest.raises(Superseded, match=r"load of a warehouse.*run this one again"):
         lake.spans.decide(empty_span(0, 5))
     lake.spans.decide(empty_span(0, 5, epoch=2))
     assert lake.spans.current_epoch(job=JOB, shard=SHARD) == 2
@@ -156,7 +156,7 @@ def test_second_job_on_a_topic_and_dataset_is_refused(lake: Lake) -> None:
     claim = {"dataset": "observation", "topic_ids": ["uuid-1"]}
     lake.spans.claim(job=JOB, **claim)  # type: ignore[arg-type]
     fresh(lake).spans.claim(job=JOB, **claim)  # type: ignore[arg-type]
-    with pytest.raises(InputError, match="Another job"):
+    with pytest.raises(InputError, match=r"Another job.*If this job was renamed, give it its earlier name"):
         fresh(lake).spans.claim(job="labs", **claim)  # type: ignore[arg-type]
     fresh(lake).spans.claim(job="labs", dataset="observation", topic_ids=["uuid-2"])
 
