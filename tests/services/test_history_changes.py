@@ -24,7 +24,17 @@ from hypothesis import strategies as st
 from governance.query.catalogue import Catalogue
 from governance.query.engine import connect
 from pipelines.history import load
-from pipelines.history.change_detection import CHANGED, CLAIM, ENTRY, NEW, SKIPPED, Digests, KnownRows, Positions, plan
+from pipelines.history.change_detection import (
+    CHANGED,
+    ENTRY,
+    NEW,
+    SKIPPED,
+    Digests,
+    Known,
+    KnownRows,
+    Positions,
+    plan,
+)
 from pipelines.history.gate import QualityError
 from pipelines.history.load import load_history
 from vitalake import clock
@@ -352,7 +362,7 @@ def test_killed_and_run_again_changes_are_there_once(city: City, point: str) -> 
 def entries(pairs: Iterable[tuple[int, int]]) -> Any:
     found = np.zeros(len(list(pairs := list(pairs))), ENTRY)
     for i, (key, content) in enumerate(pairs):
-        found[i] = (key, content, 0, 0)
+        found[i] = (key, content, 0, 0, key, 0)
     return found
 
 
@@ -397,24 +407,59 @@ def _replaced(there: Counter[tuple[int, int]], state: list[tuple[int, int]]) -> 
     return found
 
 
-def test_a_file_that_is_no_such_file_is_none(tmp_path: Path) -> None:
-    remembered = KnownRows(tmp_path, "x")
-    assert len(remembered.read()[0]) == 0
-    remembered.write(entries([(1, 2)]), "form", np.zeros(0, CLAIM))
-    assert remembered.read()[0]["content"].tolist() == [2]
-    assert remembered.read()[1] == "form"
-    path = tmp_path / "history" / "x.npz"
-    for broken in (b"PK\x03\x04", b"\x93NUMPY", b"", path.read_bytes()[:-30]):
-        path.write_bytes(broken)
-        assert len(remembered.read()[0]) == 0
-    np.savez(path, entries=np.arange(3), form=np.array("x"))
-    assert len(remembered.read()[0]) == 0
+def _written(folder: Path) -> tuple[KnownRows, Known]:
+    """Return a file of digests that an upgrade has left half complete, and what it says."""
+    numbers = np.array([3, 4], np.uint64)
+    known = Known(entries([(1, 2), (0, 3)]), "form", 999, numbers, numbers)
+    remembered = KnownRows(folder, "x")
+    remembered.write(known)
+    return remembered, known
+
+
+def test_what_is_written_is_read_and_no_file_says_nothing(tmp_path: Path) -> None:
+    assert not len(KnownRows(tmp_path, "x").read().entries)
+    remembered, known = _written(tmp_path)
+    _assert_says(remembered.read(), known)
+
+
+def _assert_says(read: Known, known: Known) -> None:
+    assert read.entries.tolist() == known.entries.tolist()
+    assert (read.form, read.given_us) == (known.form, known.given_us)
+    assert [read.records.tolist(), read.owned.tolist()] == [known.records.tolist(), known.owned.tolist()]
+
+
+def test_a_changed_bit_anywhere_in_a_file_is_found_or_changes_nothing(tmp_path: Path) -> None:
+    """A flipped bit made the file one without entries: rows were lost, and others came twice."""
+    remembered, known = _written(tmp_path)
+    whole, refused = remembered.path.read_bytes(), 0
+    for at in range(len(whole)):
+        changed = bytearray(whole)
+        changed[at] ^= 1 << at % 8
+        remembered.path.write_bytes(changed)
+        try:
+            read = remembered.read()
+        except LakeError:
+            refused += 1
+        else:
+            _assert_says(read, known)
+    assert refused > len(whole) / 2
+
+
+@pytest.mark.parametrize("broken", [b"PK\x03\x04", b"\x93NUMPY", b"", None])
+def test_a_file_that_is_no_such_file_is_refused(tmp_path: Path, broken: bytes | None) -> None:
+    remembered, _ = _written(tmp_path)
+    remembered.path.write_bytes(remembered.path.read_bytes()[:-30] if broken is None else broken)
+    with pytest.raises(LakeError, match=r"Digests of the loaded messages are damaged: .*x\.npz\. Restore"):
+        remembered.read()
+    np.savez(remembered.path, entries=np.arange(3), form=np.array("x"))
+    with pytest.raises(LakeError, match="damaged"):
+        remembered.read()
 
 
 def test_without_room_nothing_is_loaded(tmp_path: Path) -> None:
     (tmp_path / "history").write_text("in the way")
     with pytest.raises(LakeError, match="Digests of the loaded messages cannot be written"):
-        KnownRows(tmp_path, "x").write(entries([]), "", np.zeros(0, CLAIM))
+        KnownRows(tmp_path, "x").write(Known())
 
 
 @pytest.mark.parametrize("name", ["observation", "encounter"])
@@ -429,17 +474,17 @@ def test_digests_do_not_depend_on_how_rows_are_cut_and_do_on_everything_they_say
             "identity_value": ["i", "j", None, "k"],
         }
     )  # fmt: skip
-    whole = digests.of(table, np.arange(4))[0]
-    cut = (digests.of(table.slice(0, 1), np.arange(1))[0], digests.of(table.slice(1), np.arange(3))[0])
+    whole = digests.of(table, np.arange(4))
+    cut = (digests.of(table.slice(0, 1), np.arange(1)), digests.of(table.slice(1), np.arange(3)))
     parts = np.concatenate(cut)
     assert whole.tolist() == parts.tolist()
     assert len({*whole["key"].tolist()}) == len({*whole["content"].tolist()}) == 4
-    assert digests.of(table, np.array([0, 2]))[0]["content"].tolist() != whole["content"][[0, 2]].tolist()
-    assert Digests(load_dataset(name), b"l" * 32).of(table, np.arange(4))[0].tolist() != whole.tolist()
+    assert digests.of(table, np.array([0, 2]))["content"].tolist() != whole["content"][[0, 2]].tolist()
+    assert Digests(load_dataset(name), b"l" * 32).of(table, np.arange(4)).tolist() != whole.tolist()
     for column in table.schema.names:
         changed = table.set_column(table.schema.get_field_index(column), column, shifted(table[column]))
-        assert (digests.of(changed, np.arange(4))[0]["content"] != whole["content"]).any(), column
-    assert len(digests.of(table.slice(0, 0), np.arange(0))[0]) == 0
+        assert (digests.of(changed, np.arange(4))["content"] != whole["content"]).any(), column
+    assert len(digests.of(table.slice(0, 0), np.arange(0))) == 0
 
 
 def shifted(column: pa.ChunkedArray) -> pa.ChunkedArray:
