@@ -460,7 +460,8 @@ def _incarnations(lake: Lake, job: Job, part: PartId) -> list[str]:
     if not lake.storage.holds_table("spans"):
         return []
     begun = lake.spans.begun_topics(job=job.name, dataset=lake.dataset.name)
-    names = [f"{part.topic}.{topic_id}" for topic_id in begun]
+    # The name is None if an earlier release began it; others are topics of other jobs.
+    names = [f"{part.topic}.{topic_id}" for topic_id, topic in begun.items() if topic in (None, part.topic)]
     return [name for name in names if _known_positions(lake, _part_of(name))]
 
 

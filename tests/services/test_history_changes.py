@@ -8,7 +8,7 @@ import os
 import shutil
 import signal
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -37,10 +37,12 @@ from pipelines.history.change_detection import (
 )
 from pipelines.history.gate import QualityError
 from pipelines.history.load import load_history
+from tests.services.earlier_digests import as_an_earlier_release
 from vitalake import clock
 from vitalake.errors import LakeError
 from vitalake.keys import load_keys
 from vitalake.lake.commits.lake import Lake
+from vitalake.lake.commits.spans import SpanConflict, Superseded
 from vitalake.lake.datasets.dataset import Dataset
 from vitalake.lake.datasets.declared import load_dataset
 from vitalake.lake.maintenance.verify import verify
@@ -232,6 +234,153 @@ def test_the_file_names_nobody_and_is_the_owners_only(city: City) -> None:
     (path,) = (city.home / "history").glob("*.npz")
     assert path.stat().st_mode & 0o777 == 0o600
     assert b"p-1" not in path.read_bytes()
+
+
+def test_a_load_from_a_damaged_file_is_refused_and_loads_nothing(city: City) -> None:
+    """It was taken for a missing one: rows went by their place, and one was lost while another came twice."""
+    (path,) = (city.home / "history").glob("*.npz")
+    whole = bytearray(path.read_bytes())
+    whole[200] ^= 1
+    path.write_bytes(whole)
+    city.insert("a", value=80)
+    with pytest.raises(LakeError, match=r"digests|Digests of the loaded messages are damaged: .*city\.observation\."):
+        city.load()
+    assert city.counts() == {"city.observation[0]": 3}
+    assert city.shown() == [70.0] * 3
+
+
+def test_a_missing_file_and_one_older_than_the_lake_are_reported(city: City, caplog: pytest.LogCaptureFixture) -> None:
+    (path,) = (city.home / "history").glob("*.npz")
+    older = path.read_bytes()
+    city.insert("z")
+    assert city.load() == 1
+    assert "digests of loaded rows are missing" not in caplog.text
+    path.write_bytes(older)
+    assert city.load() == 0
+    path.unlink()
+    assert city.load() == 0
+    assert caplog.text.count("digests of loaded rows are missing") == 2
+
+
+def _as_an_earlier_release(city: City) -> None:
+    (path,) = (city.home / "history").glob("*.npz")
+    as_an_earlier_release(path, owners=True)
+
+
+def _lose(city: City) -> None:
+    shutil.rmtree(city.home / "history")
+
+
+@pytest.mark.parametrize("meanwhile", [None, _as_an_earlier_release, _lose])
+def test_a_correction_after_the_clock_was_ahead_is_shown(
+    city: City, monkeypatch: pytest.MonkeyPatch, meanwhile: Callable[[City], None] | None
+) -> None:
+    """Its version was the time of the load, so it stayed behind that of the day ahead for ever."""
+    ahead = clock.now_us() + 86_400_000_000
+    city.run("UPDATE vital SET value = 99 WHERE name = 'd'")
+    with monkeypatch.context() as patched:
+        patched.setattr(load, "clock", SimpleNamespace(now_us=lambda: ahead))
+        assert city.load() == 1
+    if meanwhile:
+        meanwhile(city)
+        assert city.load() == 0
+    for value in (98.0, 97.0):
+        city.run(f"UPDATE vital SET value = {value} WHERE name = 'd'")  # noqa: S608
+        assert city.load() == 1
+        assert city.shown() == [70.0, 70.0, value]
+
+
+def _versions(city: City) -> list[int]:
+    return sorted(city.lake.published.delta.to_pyarrow_table()["version"].to_pylist())
+
+
+NEW_INCARNATION, NEW_NAME = ("SELECT '1'", "SELECT '2'"), ("source: city", "source: town")
+
+
+@pytest.mark.parametrize(
+    ("change", "meanwhile"),
+    [
+        *((NEW_INCARNATION, meanwhile) for meanwhile in (None, _as_an_earlier_release, _lose)),
+        *((NEW_NAME, meanwhile) for meanwhile in (None, _as_an_earlier_release)),  # lost, nothing tells the records
+    ],
+)
+def test_what_is_read_again_from_another_incarnation_or_source_is_shown_as_it_is_now(
+    city: City, change: tuple[str, str], meanwhile: Callable[[City], None] | None
+) -> None:
+    """It had version 0, so what had been corrected before was shown for ever, and the rest was a matter of chance."""
+    city.run("UPDATE vital SET value = 99 WHERE name = 'd'")
+    assert city.load() == 1
+    if meanwhile:
+        meanwhile(city)
+    city.run("UPDATE vital SET value = 60 + revision WHERE name IN ('b', 'd')")
+    city.insert("new", value=50)
+    (city.home / "city.yaml").write_text(JOB.replace(*change))
+    assert city.load() == 4
+    assert city.shown() == [50.0, 61.0, 61.0, 70.0]
+    assert city.load() == 0
+    city.run("UPDATE vital SET value = 62 WHERE name = 'd'")
+    assert city.load() == 1
+    assert city.shown() == [50.0, 61.0, 62.0, 70.0]
+    if meanwhile is None:
+        assert _versions(city).count(0) == 4, "of a record that is new everywhere, too"
+
+
+def _raise_fence_at(city: City, *calls: int) -> Callable[[int], None]:
+    called = iter(range(100))
+
+    def progress(_count: int) -> None:
+        if next(called) in calls:
+            city.lake.spans.raise_fence("observation")
+
+    return progress
+
+
+def test_a_load_goes_on_by_itself_when_a_patient_is_erased_meanwhile(
+    city: City, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It ended with 13, and said that the span would be read again."""
+    monkeypatch.setattr(load, "BATCH_ROWS", 2)
+    monkeypatch.setattr(load, "SPAN_ROWS", 2)
+    city.insert(*(f"n{number}" for number in range(6)), value=80)
+    city.run("UPDATE vital SET value = 99 WHERE name IN ('b', 'd')")
+    job = str(city.home / "city.yaml")
+    progress = _raise_fence_at(city, 1, 4)
+    assert load_history(load_settings(city.home), job, gate=Trusting(), progress=progress) == 8
+    assert city.load() == 0
+    assert city.shown() == [70.0, *[80.0] * 6, 99.0, 99.0]
+    assert city.counts() == {"city.observation[0]": 9, "city.observation[1]": 2}
+    assert verify(city.lake) == []
+
+
+def test_a_load_that_is_interrupted_again_and_again_says_to_run_it_again(city: City) -> None:
+    city.insert("a", value=80)
+    job = str(city.home / "city.yaml")
+    with pytest.raises(SpanConflict, match=r"5 times: .*Run the load again"):
+        load_history(load_settings(city.home), job, gate=Trusting(), progress=_raise_fence_at(city, *range(50)))
+    assert city.load() == 1
+    assert city.shown() == [70.0] * 3 + [80.0]
+
+
+def test_a_load_that_was_taken_over_leaves_the_digests_of_its_successor(city: City) -> None:
+    """It wrote its own after those, which were then not of what was loaded."""
+    city.insert("a", value=80)
+    path = next((city.home / "history").glob("*.npz"))
+    written = list[bytes]()
+
+    def successor(rows: Any, *_: Any) -> Any:
+        monkeypatch.undo()
+        city.insert("0", value=81)
+        assert city.load() == 2
+        written.append(path.read_bytes())
+        return older(rows)
+
+    older, monkeypatch = load._gives_versions, pytest.MonkeyPatch()
+    monkeypatch.setattr(load, "_gives_versions", successor)
+    with pytest.raises(Superseded, match="Another run of this source has taken over"):
+        city.load()
+    assert path.read_bytes() == written[0]
+    assert city.load() == 0
+    assert city.shown() == [70.0] * 3 + [80.0, 81.0]
 
 
 def _load_and_die(home: str, point: str) -> None:

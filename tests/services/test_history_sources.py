@@ -22,8 +22,9 @@ from pipelines.history.gate import QualityError, QualityGate
 from pipelines.history.job import load_job
 from pipelines.history.load import load_history
 from tests import forking
+from tests.services.earlier_digests import as_an_earlier_release
 from tests.services.waiting import until
-from vitalake.errors import SettingsError
+from vitalake.errors import LakeError, SettingsError
 from vitalake.keys import load_keys
 from vitalake.lake.commits.lake import Lake
 from vitalake.lake.datasets.dataset import Dataset
@@ -89,18 +90,6 @@ class Homes:
     def rows(self) -> list[dict[str, Any]]:
         lake = Lake(load_settings(self.home).lake_uri, {}, dataset="drug_dose")
         return sorted(lake.published.delta.to_pyarrow_table().to_pylist(), key=lambda row: row["dose"])
-
-
-def as_an_earlier_release(file: Path, *, owners: bool = False) -> None:
-    """Write a file of digests as the release before did, or as the one before that, which noted no owners."""
-    with np.load(file) as known:
-        entries, form = known["entries"], known["form"]
-    names = ["key", "content", "changed", "replaced"]
-    kept = np.zeros(len(entries), [(name, entries.dtype[name]) for name in names])
-    for name in names:
-        kept[name] = entries[name]
-    more = {name: np.unique(entries[of]) for name, of in (("records", "record"), ("owned", "owned"))}
-    np.savez(file, entries=kept, form=form, **(more if owners else {}))  # type: ignore[arg-type]
 
 
 @pytest.fixture
@@ -175,6 +164,62 @@ def test_one_record_of_two_sources_for_one_patient_is_one(homes: Homes) -> None:
 def test_a_source_may_correct_whose_its_own_record_is(homes: Homes) -> None:
     assert homes.load("north", {"patient": "P-100", "dose": 5}, {"patient": "P-300", "dose": 8, "version": 2}) == 1
     assert homes.shown() == [8.0]
+
+
+def _doses(patient: str, *numbers: int, **more: Any) -> list[dict[str, Any]]:
+    return [{"number": number, "patient": f"{patient}-{number}", "dose": number} | more for number in numbers]
+
+
+@pytest.mark.parametrize("earlier", [False, True])
+@pytest.mark.parametrize("incarnation", ["", "incarnation: SELECT '2'"])
+def test_another_warehouse_under_the_name_of_a_source_is_refused(homes: Homes, incarnation: str, earlier: bool) -> None:
+    """Its rows replaced those of the other's patients, or hid them, and nothing said so."""
+    assert homes.load("city", *_doses("A", 11, 12, 13, 14)) == 4
+    if earlier:
+        as_an_earlier_release(next((homes.home / "history").glob("city.*.npz")), owners=True)
+    with pytest.raises(QualityError, match=r"most records .* to other patients, .*: city\.drug_dose: 3 of 3\. Nothing"):
+        homes.load("city", *_doses("B", 12, 13, 14, 15, 16, 17, 18), more=incarnation)
+    assert homes.shown() == [5.0, 11.0, 12.0, 13.0, 14.0]
+    assert homes.load("city", *_doses("A", 11, 12, 13, 14)) == 0
+
+
+@pytest.mark.parametrize("incarnation", ["", "incarnation: SELECT '2'"])
+def test_a_source_may_correct_whose_a_few_of_its_records_are(homes: Homes, incarnation: str) -> None:
+    assert homes.load("city", *_doses("A", 11, 12, 13, 14)) == 4
+    moved = _doses("M", 11, 12, dose=70, version=2)
+    assert homes.load("city", *_doses("A", 11, 12, 13, 14), *moved, more=incarnation) == (6 if incarnation else 2)
+    assert homes.shown() == [5.0, 13.0, 14.0, 70.0, 70.0]
+
+
+def test_records_that_are_meant_for_others_are_loaded_without_the_digests_in_another_incarnation(homes: Homes) -> None:
+    """The way out that the page tells."""
+    assert homes.load("city", *_doses("A", 11, 12)) == 2
+    meant = _doses("B", 11, 12, dose=70, version=2)
+    with pytest.raises(QualityError):
+        homes.load("city", *meant)
+    next((homes.home / "history").glob("city.*.npz")).unlink()
+    assert homes.load("city", *meant, more="incarnation: SELECT '2'") == 2
+    assert homes.shown() == [5.0, 70.0, 70.0]
+
+
+def test_a_wrong_export_that_was_killed_gives_no_numbers_to_its_source(homes: Homes) -> None:
+    """What it noted refused every other source for ever, though the source never loaded it."""
+    wrong = _doses("W", *range(2, 9))
+    killed = homes.start("north", {"patient": "P-100", "dose": 5}, *wrong, VITALAKE_CRASH_AT="before-stage")
+    assert killed.wait(60) == -signal.SIGKILL
+    assert homes.load("south", *_doses("B", 8)) == 1
+    assert homes.load("north", {"patient": "P-100", "dose": 5}) == 0
+    assert homes.load("south", *_doses("B", 7, 8)) == 1
+    assert homes.shown() == [5.0, 7.0, 8.0]
+
+
+def test_damaged_digests_of_another_source_are_refused(homes: Homes) -> None:
+    """They counted as a source without records: its numbers could be given to other patients."""
+    (path,) = (homes.home / "history").glob("*.npz")
+    path.write_bytes(path.read_bytes()[:-30])
+    with pytest.raises(LakeError, match=r"Digests of the loaded messages are damaged: .*north\.drug_dose\."):
+        homes.load("south", {"patient": "P-200", "dose": 70})
+    assert homes.shown() == [5.0]
 
 
 class Meanwhile:
