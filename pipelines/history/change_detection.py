@@ -466,8 +466,8 @@ def _undamaged(path: Path) -> Iterator[None]:
         raise LakeError(
             "Digests of the loaded messages are damaged",
             where=str(path),
-            remedy="Restore the file from a back-up. Without one, delete it, and the next load of its source skips as "
-            "many rows as the lake has from the start of the query: see docs/how-to/history.md. Nothing was loaded.",
+            remedy="Restore the file from a back-up. Without one, delete it and change the text that the incarnation of "
+            "its job returns: everything is read again, see docs/how-to/history.md. Nothing was loaded.",
         ) from None
 
 

@@ -477,7 +477,8 @@ def _plan(
             extra={
                 "where": known.name,
                 "count": positions.new,
-                "remedy": "If history/ of the home can be restored from a back-up, do so before the next change.",
+                "remedy": "If rows were not only added at the end since, change the text that the job's incarnation "
+                "returns: everything is read again.",
             },
         )
     elif positions and form not in ("", told.form):
@@ -487,7 +488,8 @@ def _plan(
             extra={
                 "where": known.name,
                 "count": len(entries),
-                "remedy": "To load all of it again, change the text that the job's incarnation returns.",
+                "remedy": "To load all of it again, change the text that the job's incarnation returns; if the query "
+                "returns versions, return higher ones, too.",
             },
         )
         entries = rebased(entries, found, positions)
