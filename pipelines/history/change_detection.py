@@ -242,14 +242,15 @@ class Before:
     """What was loaded before of the records of a query.
 
     Attributes:
-        elsewhere: of each message, whether its record was loaded under another source or incarnation.
+        loaded: of each message, whether its record was loaded by another source, in another incarnation, or by a query
+            of this one that gave it another key: one that returned versions.
         foreign: whether another source has the record, and only for other patients.
         sources: the names of those sources.
         own: whether this source has loaded the record for some patient, in any incarnation.
         moved: whether it has done so, and only for other patients.
     """
 
-    elsewhere: npt.NDArray[np.bool_]
+    loaded: npt.NDArray[np.bool_]
     foreign: npt.NDArray[np.bool_]
     sources: list[str]
     own: npt.NDArray[np.bool_]
@@ -292,7 +293,11 @@ class KnownRows:
             os.close(descriptor)
 
     def before(
-        self, found: _Entries, positions_of: Callable[[str], Positions], incarnations: Collection[str]
+        self,
+        found: _Entries,
+        asked: npt.NDArray[np.bool_],
+        positions_of: Callable[[str], Positions],
+        incarnations: Collection[str],
     ) -> Before:
         """Return what was loaded before of the records of a query, by this source and by others.
 
@@ -301,6 +306,7 @@ class KnownRows:
 
         Args:
             found: the entries of all messages of the query.
+            asked: which of them are not known to be as this source has loaded them.
             positions_of: returns how much the lake has of what a file is named after.
             incarnations: names of the source's incarnations, also earlier ones, of which the lake has messages.
 
@@ -308,31 +314,42 @@ class KnownRows:
             LakeError: a file is damaged.
         """
         source, dataset, _ = self.name.split(".")
-        elsewhere, foreign, own, same = (np.zeros(len(found), np.bool_) for _ in range(4))
+        seen, foreign, own, same = (np.zeros(len(found), np.bool_) for _ in range(4))
         told, sources = set[str](), set[str]()
         for path in sorted(self.path.parent.glob(f"*.{dataset}.*.npz")):
-            mine = path == self.path
-            under_way = not mine and _is_loading(path)  # asked first: if it ends now, the lake has its messages
+            if path == self.path:
+                continue
+            under_way = _is_loading(path)  # asked first: if it ends now, the lake has its messages
             positions = positions_of(path.stem)
             if not (positions or under_way):
                 continue
             known = read_known(path)
             loaded = loaded_of(known.entries, positions)
+            if loaded is not None and known.complete:
+                told.add(path.stem)
             if loaded is not None and not under_way:
                 known = replace(known, entries=loaded)
-            if loaded is not None and (mine or known.complete):
-                told.add(path.stem)
-            if not mine:
-                elsewhere |= known.has(found)
+            seen |= known.has(found)
             recorded, owned = known.owners(found)
             if (other := path.name.partition(".")[0]) == source:
                 own, same = own | recorded, same | owned
             elif (strange := recorded & ~owned).any():
                 foreign |= strange
                 sources.add(other)
+        known, positions = self.read(), positions_of(self.name)
+        if (loaded := loaded_of(known.entries, positions)) is not None:
+            told.add(self.name)
+            known = replace(known, entries=loaded)
+        if positions:
+            at = np.flatnonzero(asked)
+            recorded, owned = known.owners(found[at])
+            own[~asked] |= found["owned"][~asked] != 0
+            same[~asked] = True
+            own[at], same[at] = own[at] | recorded, same[at] | owned
+            seen[at] |= known.has(found[at]) & ~_among(found["key"][at], known.entries["key"])
         if not told.issuperset(incarnations):  # nothing tells which records these are
-            elsewhere[:] = True
-        return Before(elsewhere, foreign, sorted(sources), own, own & ~same)
+            seen[:] = True
+        return Before(seen, foreign, sorted(sources), own, own & ~same)
 
     def read(self) -> Known:
         """Return what the file says; nothing if there is none.
@@ -466,14 +483,18 @@ def _undamaged(path: Path) -> Iterator[None]:
         raise LakeError(
             "Digests of the loaded messages are damaged",
             where=str(path),
-            remedy="Restore the file from a back-up. Without one, delete it and change the text that the incarnation of "
-            "its job returns: everything is read again, see docs/how-to/history.md. Nothing was loaded.",
+            remedy="Restore the file from a back-up. Without one, delete it and change the text that the incarnation "
+            "of its job returns: everything is read again, see docs/how-to/history.md. Nothing was loaded.",
         ) from None
 
 
 def _among(numbers: _U64, *among: _U64) -> npt.NDArray[np.bool_]:
     """Return which numbers are among others."""
-    found: npt.NDArray[np.bool_] = np.isin(numbers, np.concatenate(among))
+    known, order = np.sort(np.concatenate(among)), np.argsort(numbers)
+    found = np.zeros(len(numbers), np.bool_)
+    if len(known):  # looked up in order: in that of the rows, every step would miss the processor's cache
+        asked = numbers[order]
+        found[order] = known[np.minimum(np.searchsorted(known, asked), len(known) - 1)] == asked
     return found
 
 

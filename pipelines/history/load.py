@@ -25,6 +25,7 @@ from pipelines.history.change_detection import (
     SKIPPED,
     Before,
     Digests,
+    Known,
     KnownRows,
     Plan,
     Positions,
@@ -169,15 +170,17 @@ def _load(
     known = KnownRows(settings.home, f"{part.topic}.{part.topic_id}")
     with _of(part):
         found, form = _digests(settings, job, lake.dataset, spool)
-    rows = _Rows(settings, job, lake, known, part, spool, found, form, care_admits, progress)
+    rows = _Rows(settings, job, lake, known, part, spool, found, form, _gives_versions(spool), care_admits, progress)
     positions = _known_positions(lake, part)
     _check_namespace(known, form, positions)
     to_load = _plan(known, found, form, positions, warn=True)
     with known.locked():
-        before = _check_owners(known, found, to_load, lake, job, part, warn=True)
+        before = _check_owners(known, found, form, to_load, lake, job, part, warn=True)
     # Judged before anything is written: rows that fail, and an empty result, leave the lake as it was.
     if to_load.fate.any() or not spool.messages:
-        times = _Times(rows.now_us, rows.now_us, _without_version(to_load, before))
+        times = _Times(rows.now_us, rows.now_us, _replacing(to_load, before))
+        if rows.gives_versions and times.dated.any() and not _of_now(known, positions).given_us:
+            rows.given_us = _given_before(lake)
         gate.judge(lake.dataset, (table for table, _, _ in _chosen(spool, to_load, lake.dataset, times)))
     lake.open_all()
     for attempt in range(1, ATTEMPTS + 1):
@@ -204,6 +207,8 @@ class _Rows:
         now_us: one time for the whole load, in whole milliseconds: times of each batch, or of each attempt, would
             reveal the order of the query.
         count: how many of its messages were loaded.
+        gives_versions: whether the load gives versions, because the query has none.
+        given_us: the greatest version by time in the lake, where the digests do not tell it.
     """
 
     settings: Settings
@@ -214,10 +219,12 @@ class _Rows:
     spool: Spool
     found: npt.NDArray[np.void]
     form: str
+    gives_versions: bool
     care_admits: Callable[[str], bool] | None
     progress: Callable[[int], None] | None
     now_us: int = field(default_factory=lambda: clock.now_us() // MILLISECOND_US * MILLISECOND_US)
     count: int = 0
+    given_us: int = 0
     _first: int | None = None
 
     def write(self) -> None:
@@ -248,12 +255,11 @@ class _Rows:
                 span_rows=SPAN_ROWS,
                 late_seconds=stream.late_seconds,
             )
-            epoch = lake.spans.current_epoch(job=job.name, shard=ONE_SHARD)
             opened.callback(writer.close)
             positions = Positions(writer.positions[part], writer.positions[changes_of(part)])
             self._first = positions.new + positions.changed if self._first is None else self._first
             self.count = positions.new + positions.changed - self._first
-            to_load, times = self._note(positions, epoch, under_way)
+            to_load, times = self._note(positions, writer.epoch, under_way)
             next_of = [positions.new, positions.changed]
             for table, starts, changed in _chosen(self.spool, to_load, lake.dataset, times):
                 poll = _poll(job, part, RowTexts(table, starts), changed, next_of, self.now_us)
@@ -268,7 +274,6 @@ class _Rows:
     def _note(self, positions: Positions, epoch: int, under_way: ExitStack) -> tuple[Plan, _Times]:
         """Plan again, now that no other process can load; write the digests of what will be loaded."""
         known, lake = self.known, self.lake
-        older_us = _given_before(lake, known, positions) if _gives_versions(self.spool) else 0
         with known.locked():
             # One that takes over from now on writes its digests after these.
             if lake.spans.current_epoch(job=self.job.name, shard=ONE_SHARD) != epoch:
@@ -280,14 +285,13 @@ class _Rows:
             to_load = _plan(known, self.found, self.form, positions)
             # Checked again: another load may have written its file since.
             _check_namespace(known, self.form, positions)
-            before = _check_owners(known, self.found, to_load, lake, self.job, self.part)
-            dated = _without_version(to_load, before)
-            told = known.read()
+            before = _check_owners(known, self.found, self.form, to_load, lake, self.job, self.part)
+            dated = _replacing(to_load, before)
+            told = _of_now(known, positions)
             given_us = told.given_us
-            if dated.any() and _gives_versions(self.spool):
+            if dated.any() and self.gives_versions:
                 # A clock that ran ahead once must not hide what is corrected after it was put right.
-                given_us = max(self.now_us, max(known.given_by_all(), older_us) + MILLISECOND_US)
-                given_us = marked(given_us)
+                given_us = marked(max(self.now_us, max(known.given_by_all(), self.given_us) + MILLISECOND_US))
             under_way.enter_context(known.loading())
             known.write(replace(told, entries=to_load.entries, form=self.form, given_us=given_us))
         if to_load.missing:
@@ -312,22 +316,28 @@ class _Times:
 
 
 def _gives_versions(spool: Spool) -> bool:
-    """Return whether the load gives versions, because the query has none."""
+    """Return whether the query has rows without versions."""
     return next((("version" not in table.schema.names) for table, _ in spool.tables()), False)
 
 
-def _without_version(to_load: Plan, before: Before) -> npt.NDArray[np.bool_]:
-    """Return which messages replace others: changed ones, and those of a record that was loaded elsewhere before."""
-    dated: npt.NDArray[np.bool_] = (to_load.fate == CHANGED) | ((to_load.fate == NEW) & before.elsewhere)
+def _replacing(to_load: Plan, before: Before) -> npt.NDArray[np.bool_]:
+    """Return which messages replace others: changed ones, and those of a record that was loaded before otherwise."""
+    dated: npt.NDArray[np.bool_] = (to_load.fate == CHANGED) | ((to_load.fate == NEW) & before.loaded)
     return dated
 
 
-def _given_before(lake: Lake, known: KnownRows, positions: Positions) -> int:
-    """Return the greatest version by time in the lake if the digests do not tell it: an earlier release wrote them.
+def _of_now(known: KnownRows, positions: Positions) -> Known:
+    """Return what the file says; nothing if it is older than the lake, as one of a back-up can be."""
+    told = known.read()
+    return told if loaded_of(told.entries, positions) is not None else Known()
 
-    It reads two columns of all rows, once: the load writes the answer down.
+
+def _given_before(lake: Lake) -> int:
+    """Return the greatest version by time in the lake, for digests that do not tell it: of an earlier release, or none.
+
+    It reads two columns of all rows. The first load that gives such a version writes it down.
     """
-    if known.read().given_us or not lake.storage.holds_table(lake.restricted.name):
+    if not lake.storage.holds_table(lake.restricted.name):
         return 0
     greatest, latest = 0, clock.now_us() + CENTURY_US  # a source's own version may be any number
     for day in {file.day for file in lake.restricted.snapshot().files.values()}:
@@ -403,6 +413,7 @@ def _check_namespace(known: KnownRows, form: str, positions: Positions) -> None:
 def _check_owners(
     known: KnownRows,
     found: npt.NDArray[np.void],
+    form: str,
     to_load: Plan,
     lake: Lake,
     job: Job,
@@ -425,7 +436,10 @@ def _check_owners(
     def positions_of(name: str) -> Positions:
         return _known_positions(lake, _part_of(name))
 
-    before = known.before(found, positions_of, _incarnations(lake, job, part))
+    asked = to_load.fate != SKIPPED
+    if known.read().form != form:  # skipped by their keys, whatever they say
+        asked[:] = True
+    before = known.before(found, asked, positions_of, _incarnations(lake, job, part))
     where = f"{known.name.rpartition('.')[0]}: {{:,}} of {{:,}}{{}}"
     moved, own = int(before.moved.sum()), int(before.own.sum())
     if moved > max(1, MOST_MOVED * own):

@@ -37,6 +37,7 @@ from pipelines.history.change_detection import (
 )
 from pipelines.history.gate import QualityError
 from pipelines.history.load import load_history
+from pipelines.intake.fenced import FencedSteps
 from tests.services.earlier_digests import as_an_earlier_release
 from vitalake import clock
 from vitalake.errors import LakeError
@@ -325,6 +326,18 @@ def test_what_is_read_again_from_another_incarnation_or_source_is_shown_as_it_is
         assert _versions(city).count(0) == 4, "of a record that is new everywhere, too"
 
 
+def test_what_a_query_says_that_returns_no_versions_any_more_is_shown(home: Path) -> None:
+    city = City(home, more=", revision AS version")
+    city.load()
+    city.run("UPDATE vital SET value = 99, revision = 7 WHERE name = 'd'")
+    assert city.load() == 1
+    (city.home / "observation.sql").write_text(SELECT.format(more=""))
+    city.run("UPDATE vital SET value = 98 WHERE name = 'd'")
+    assert city.load() == 3
+    assert city.load() == 0
+    assert city.shown() == [70.0, 70.0, 98.0]
+
+
 def _raise_fence_at(city: City, *calls: int) -> Callable[[int], None]:
     called = iter(range(100))
 
@@ -367,15 +380,17 @@ def test_a_load_that_was_taken_over_leaves_the_digests_of_its_successor(city: Ci
     path = next((city.home / "history").glob("*.npz"))
     written = list[bytes]()
 
-    def successor(rows: Any, *_: Any) -> Any:
-        monkeypatch.undo()
+    take_over, patched = FencedSteps.take_over, pytest.MonkeyPatch()
+
+    def and_be_taken_over(*steps: Any, **options: Any) -> Any:
+        patched.undo()
+        writer = take_over(*steps, **options)
         city.insert("0", value=81)
         assert city.load() == 2
         written.append(path.read_bytes())
-        return older(rows)
+        return writer
 
-    older, monkeypatch = load._gives_versions, pytest.MonkeyPatch()
-    monkeypatch.setattr(load, "_gives_versions", successor)
+    patched.setattr(FencedSteps, "take_over", and_be_taken_over)
     with pytest.raises(Superseded, match="Another run of this source has taken over"):
         city.load()
     assert path.read_bytes() == written[0]
