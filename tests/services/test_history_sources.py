@@ -220,6 +220,9 @@ def test_damaged_digests_of_another_source_are_refused(homes: Homes) -> None:
     with pytest.raises(LakeError, match=r"Digests of the loaded messages are damaged: .*north\.drug_dose\."):
         homes.load("south", {"patient": "P-200", "dose": 70})
     assert homes.shown() == [5.0]
+    doctor = forking.command("vitalake", "doctor", "--home", str(homes.home))
+    done = subprocess.run(doctor, capture_output=True, text=True, check=False)
+    assert "FAIL  digests of loads: Digests of the loaded messages are damaged" in done.stdout
 
 
 class Meanwhile:
