@@ -109,6 +109,7 @@ def _of_home(settings: Settings) -> Iterator[Check]:
     yield _checked("lake", lambda: _lake(settings))
     yield _checked("logs", lambda: _logs(settings))
     yield _checked("databases", lambda: _databases(settings))
+    yield _checked("digests of loads", lambda: _digests(settings))
     yield _checked("lake's home", lambda: _belonging(settings))
     for job in settings.jobs:
         yield _checked(f"formats of {job}", lambda job=job: _formats(settings, job))  # type: ignore[misc]
@@ -364,6 +365,16 @@ def _databases(settings: Settings) -> str:
     if found := damaged_databases(settings):
         raise found[0]
     return "vault, online store and book of scores are not damaged, as far as they are files"
+
+
+def _digests(settings: Settings) -> str:
+    """Read the digests of the rows that were loaded from warehouses."""
+    from pipelines.history.change_detection import read_known
+
+    paths = sorted((settings.home / "history").glob("*.npz"))
+    for path in paths:
+        read_known(path)
+    return f"{len(paths)} files of history/ are not damaged"
 
 
 def _belonging(settings: Settings) -> str:

@@ -143,6 +143,11 @@ class SpanWriter:
         self._committer = ThreadPoolExecutor(1, thread_name_prefix="committer")
         self._pending: Future[None] | None = None
 
+    @property
+    def epoch(self) -> int:
+        """Return the shard's epoch, of which it decides spans until a successor begins another one."""
+        return self._epoch
+
     # -- collecting ----------------------------------------------------------------------------------------------
 
     def take(self, outcome: Outcome) -> None:

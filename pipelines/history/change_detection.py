@@ -3,7 +3,9 @@
 A file in the home keeps a digest of every loaded message, in the order of loading. It is written before the messages
 are. The lake's positions say how many of its entries were really loaded, so a load that is killed at any moment neither
 leaves out a message nor loads one twice. If the file is missing, as many messages as the lake has are skipped by their
-place in the query, and their digests are taken as they are now.
+place in the query, and their digests are taken as they are now. A damaged file is refused.
+
+Files of other sources, and of other incarnations of the source, say which records were loaded before, and for whom.
 """
 
 from __future__ import annotations
@@ -11,11 +13,15 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
-from collections.abc import Callable, Iterator
+import struct
+import tokenize
+import zlib
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from zipfile import BadZipFile
+from typing import Any
+from zipfile import BadZipFile, ZipFile
 
 import numpy as np
 import numpy.typing as npt
@@ -26,21 +32,23 @@ from vitalake.errors import LakeError
 from vitalake.folders import folder_lock, sync_folder
 from vitalake.lake.datasets.dataset import Dataset
 
-ENTRY = np.dtype([("key", "<u8"), ("content", "<u8"), ("changed", "u1"), ("replaced", "<u8")])
-"""25 bytes per message: a hash of its key and version, a hash of all its columns, whether it replaces another message,
-and the content hash of the one that it replaces."""
+ENTRY = np.dtype(
+    [("key", "<u8"), ("content", "<u8"), ("changed", "u1"), ("replaced", "<u8"), ("record", "<u8"), ("owned", "<u8")]
+)
+"""41 bytes per message: hashes of its key and version and of all its columns; whether it replaces another message, and
+the content hash of that one; a hash of its record, whatever the version, and one of record and patient together.
+
+The last is 0 if the message has no number or no patient, or if the patient is part of the key: then the key says whose
+it is. The record is 0 only in an entry that an earlier release wrote."""
+
+_EARLIER_ENTRY = np.dtype([(name, ENTRY[name]) for name in ("key", "content", "changed", "replaced")])
+"""Entry of an earlier release, which kept the last two hashes in arrays of their own, of rows loaded or not."""
 
 SKIPPED, NEW, CHANGED = 0, 1, 2
 """What is done with a message: it was loaded before, is loaded, or is loaded in the place of another one."""
 
 _U64 = npt.NDArray[np.uint64]
 _Entries = npt.NDArray[np.void]
-
-
-CLAIM = np.dtype([("record", "<u8"), ("owned", "<u8")])
-"""16 bytes per message: a hash of its record's number, whatever the version, and one of number and patient together.
-
-Both are 0 if there is no number or no patient, or if the patient is part of the key: then the key says whose it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,9 +86,10 @@ def plan(found: _Entries, known: _Entries, positions: Positions) -> Plan:
         known: the entries of the file.
         positions: of the lake.
     """
-    loaded = _loaded_of(known, positions)
+    loaded = loaded_of(known, positions)
     if loaded is None:
         return _by_place(found, positions)
+    loaded = _with_records(loaded, found)
     replaced = _pairs(loaded[loaded["changed"] == 1], content="replaced")
     current = loaded[~_matched(_pairs(loaded), replaced)]
     unchanged = _matched(_pairs(found), _pairs(current))
@@ -109,7 +118,7 @@ def rebased(known: _Entries, found: _Entries, positions: Positions) -> _Entries:
         found: the entries of all messages, made with the columns of now.
         positions: of the lake.
     """
-    loaded = _loaded_of(known, positions)
+    loaded = loaded_of(known, positions)
     if loaded is None:
         return known[:0]
     replaced = _pairs(loaded[loaded["changed"] == 1], content="replaced")
@@ -126,12 +135,28 @@ def rebased(known: _Entries, found: _Entries, positions: Positions) -> _Entries:
     return result
 
 
-def _loaded_of(known: _Entries, positions: Positions) -> _Entries | None:
-    """Return the entries that were really loaded, by the lake's positions; None: the file has fewer than the lake."""
+def loaded_of(known: _Entries, positions: Positions) -> _Entries | None:
+    """Return the entries that were really loaded, by the lake's positions; None: the lake has more than the file."""
     changed = known["changed"] == 1
     number = np.where(changed, np.cumsum(changed), np.cumsum(~changed))
     loaded = number <= np.where(changed, positions.changed, positions.new)
     return known[loaded] if int(loaded.sum()) == positions.new + positions.changed else None
+
+
+def _with_records(loaded: _Entries, found: _Entries) -> _Entries:
+    """Return entries, those of an earlier release with the records and owners of the messages that are still there."""
+    bare = np.flatnonzero(loaded["record"] == 0)
+    if not (len(bare) and len(found)):
+        return loaded
+    result = loaded.copy()
+    for name, of, among in (
+        ("record", loaded["key"][bare], found["key"]),
+        ("owned", _pairs(loaded[bare]), _pairs(found)),
+    ):
+        order = np.argsort(among)
+        at = order[np.minimum(np.searchsorted(among, of, sorter=order), len(order) - 1)]
+        result[name][bare] = np.where(among[at] == of, found[name][at], 0)
+    return result
 
 
 def _by_place(found: _Entries, positions: Positions) -> Plan:
@@ -173,12 +198,71 @@ def _pairs(entries: _Entries, *, content: str = "content") -> _U64:
 # -- the file ----------------------------------------------------------------------------------------------------
 
 
+MEMBERS = ("entries", "form", "given", "records", "owned")
+"""Of a file; see Known."""
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What a file says.
+
+    Attributes:
+        entries: of the messages, in the order of loading.
+        form: a digest of the query's columns.
+        given_us: the greatest version by time that a load has given; 0: not known.
+        records: records of an earlier release's file, which does not say which of them were loaded; in order.
+        owned: the same, of record and patient together.
+    """
+
+    entries: _Entries = field(default_factory=lambda: np.zeros(0, ENTRY))
+    form: str = ""
+    given_us: int = 0
+    records: _U64 = field(default_factory=lambda: np.zeros(0, np.uint64))
+    owned: _U64 = field(default_factory=lambda: np.zeros(0, np.uint64))
+
+    @property
+    def complete(self) -> bool:
+        """Return whether every entry names its record."""
+        return bool(self.entries["record"].all())
+
+    def has(self, found: _Entries) -> npt.NDArray[np.bool_]:
+        """Return which messages are of a record that this file has, whatever the version and the patient."""
+        earlier = self.entries["key"][self.entries["record"] == 0]  # of a query without versions: the record's
+        return _among(found["record"], self.entries["record"], self.records) | _among(found["key"], earlier)
+
+    def owners(self, found: _Entries) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+        """Return which messages are of a record whose patient this file knows, and which name a patient as it does."""
+        named, owned = self.entries["owned"] != 0, found["owned"] != 0
+        known = owned & _among(found["record"], self.entries["record"][named], self.records)
+        return known, owned & _among(found["owned"], self.entries["owned"], self.owned)
+
+
+@dataclass(frozen=True, slots=True)
+class Before:
+    """What was loaded before of the records of a query.
+
+    Attributes:
+        loaded: of each message, whether its record was loaded by another source, in another incarnation, or by a query
+            of this one that gave it another key: one that returned versions.
+        foreign: whether another source has the record, and only for other patients.
+        sources: the names of those sources.
+        own: whether this source has loaded the record for some patient, in any incarnation.
+        moved: whether it has done so, and only for other patients.
+    """
+
+    loaded: npt.NDArray[np.bool_]
+    foreign: npt.NDArray[np.bool_]
+    sources: list[str]
+    own: npt.NDArray[np.bool_]
+    moved: npt.NDArray[np.bool_]
+
+
 class KnownRows:
-    """The file of digests of one source and dataset."""
+    """The file of digests of one source, dataset and incarnation."""
 
     def __init__(self, home: Path, name: str) -> None:
         self.name = name
-        self._path = home / "history" / f"{name}.npz"
+        self.path = home / "history" / f"{name}.npz"
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -190,8 +274,8 @@ class KnownRows:
             LakeError: the folder cannot be made.
         """
         with self._writing():
-            self._path.parent.mkdir(mode=0o700, exist_ok=True)
-        with folder_lock(self._path.parent):
+            self.path.parent.mkdir(mode=0o700, exist_ok=True)
+        with folder_lock(self.path.parent):
             yield
 
     @contextmanager
@@ -201,81 +285,111 @@ class KnownRows:
         Another run of the same source may be under way, too, if this one takes over from it.
         """
         with self._writing():
-            descriptor = os.open(_lock_of(self._path), os.O_RDWR | os.O_CREAT, 0o600)
+            descriptor = os.open(_lock_of(self.path), os.O_RDWR | os.O_CREAT, 0o600)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_SH)
             yield
         finally:
             os.close(descriptor)
 
-    def of_another(self, claims: _Entries, has_rows: Callable[[str], bool]) -> tuple[npt.NDArray[np.bool_], list[str]]:
-        """Return which records another source has loaded for another patient, and the names of those sources.
+    def before(
+        self,
+        found: _Entries,
+        asked: npt.NDArray[np.bool_],
+        positions_of: Callable[[str], Positions],
+        incarnations: Collection[str],
+    ) -> Before:
+        """Return what was loaded before of the records of a query, by this source and by others.
 
-        Published, a record of two sources is one record, of which one is shown. A load that was killed before it
-        loaded anything has no records; one that is under way has all that it noted. A source whose file is missing, or
-        was written by a release that noted no claims, is not known. Call it within ``locked``.
+        Published, a record of two sources is one record, of which one is shown. Of a load that is under way, all that
+        it noted counts; of others, what the lake has. Call it within ``locked``.
 
         Args:
-            claims: of all messages of the query.
-            has_rows: whether the lake has rows of the source, dataset and incarnation of a file.
+            found: the entries of all messages of the query.
+            asked: which of them are not known to be as this source has loaded them.
+            positions_of: returns how much the lake has of what a file is named after.
+            incarnations: names of the source's incarnations, also earlier ones, of which the lake has messages.
+
+        Raises:
+            LakeError: a file is damaged.
         """
         source, dataset, _ = self.name.split(".")
-        found, names = np.zeros(len(claims), np.bool_), list[str]()
-        for path in sorted(self._path.parent.glob(f"*.{dataset}.*.npz")):
-            other = path.name.partition(".")[0]
-            if other == source:
+        seen, foreign, own, same = (np.zeros(len(found), np.bool_) for _ in range(4))
+        told, sources = set[str](), set[str]()
+        for path in sorted(self.path.parent.glob(f"*.{dataset}.*.npz")):
+            if path == self.path:
                 continue
-            records, owned = _claims_of(path)
-            hits = _in_sorted(claims["record"], records) & ~_in_sorted(claims["owned"], owned)
-            # In this order: a load that ends in between has its rows in the lake.
-            if hits.any() and (_is_loading(path) or has_rows(path.stem)):
-                names.append(other)
-                found |= hits
-        return found, sorted(set(names))
+            under_way = _is_loading(path)  # asked first: if it ends now, the lake has its messages
+            positions = positions_of(path.stem)
+            if not (positions or under_way):
+                continue
+            known = read_known(path)
+            loaded = loaded_of(known.entries, positions)
+            if loaded is not None and known.complete:
+                told.add(path.stem)
+            if loaded is not None and not under_way:
+                known = replace(known, entries=loaded)
+            seen |= known.has(found)
+            recorded, owned = known.owners(found)
+            if (other := path.name.partition(".")[0]) == source:
+                own, same = own | recorded, same | owned
+            elif (strange := recorded & ~owned).any():
+                foreign |= strange
+                sources.add(other)
+        known, positions = self.read(), positions_of(self.name)
+        if (loaded := loaded_of(known.entries, positions)) is not None:
+            told.add(self.name)
+            known = replace(known, entries=loaded)
+        if positions:
+            at = np.flatnonzero(asked)
+            recorded, owned = known.owners(found[at])
+            own[~asked] |= found["owned"][~asked] != 0
+            same[~asked] = True
+            own[at], same[at] = own[at] | recorded, same[at] | owned
+            seen[at] |= known.has(found[at]) & ~_among(found["key"][at], known.entries["key"])
+        if not told.issuperset(incarnations):  # nothing tells which records these are
+            seen[:] = True
+        return Before(seen, foreign, sorted(sources), own, own & ~same)
 
-    def loaded_before(self, claims: _Entries, has_rows: Callable[[str], bool]) -> npt.NDArray[np.bool_]:
-        """Return which records this source has loaded before, for whatever patient, also in an earlier incarnation."""
-        source, dataset, _ = self.name.split(".")
-        found = np.zeros(len(claims), np.bool_)
-        for path in self._path.parent.glob(f"{source}.{dataset}.*.npz"):
-            if has_rows(path.stem):
-                found |= _in_sorted(claims["record"], _claims_of(path)[0])
-        return found
+    def read(self) -> Known:
+        """Return what the file says; nothing if there is none.
 
-    def read(self) -> tuple[_Entries, str]:
-        """Return its entries and a digest of the query's columns; no entries if the file is missing or unreadable."""
+        Raises:
+            LakeError: it is damaged.
+        """
         try:
-            with np.load(self._path, allow_pickle=False) as file:
-                entries, form = file["entries"], str(file["form"])
-        except (OSError, ValueError, EOFError, KeyError, BadZipFile, TypeError):
-            return np.zeros(0, ENTRY), ""
-        return (entries, form) if entries.dtype == ENTRY and entries.ndim == 1 else (np.zeros(0, ENTRY), "")
+            return read_known(self.path)
+        except FileNotFoundError:
+            return Known()
 
-    def write(self, entries: _Entries, form: str, claims: _Entries, *, add: bool = True) -> None:
-        """Write entries and claims; they are durable when this returns.
+    def given_by_all(self) -> int:
+        """Return the greatest version by time that the dataset's files have; 0: none. Call it within ``locked``.
 
-        Args:
-            entries: all of them.
-            form: a digest of the query's columns.
-            claims: of the query's messages.
-            add: whether the claims of before stay; they do not if nothing was loaded with them.
+        Sources that have the same records give their versions one after the other.
+
+        Raises:
+            LakeError: a file is damaged.
+        """
+        dataset = self.name.split(".")[1]
+        return max((_given_of(path) for path in self.path.parent.glob(f"*.{dataset}.*.npz")), default=0)
+
+    def write(self, known: Known) -> None:
+        """Write the file; it is durable when this returns.
 
         Raises:
             LakeError: the file cannot be written; nothing was loaded.
         """
-        part = self._path.with_suffix(".part")
-        claims = claims[claims["record"] != 0]
-        before = _claims_of(self._path) if add else (np.zeros(0, np.uint64), np.zeros(0, np.uint64))
-        known = zip(before, (claims["record"], claims["owned"]), strict=True)
-        records, owned = (_sorted_once(np.concatenate(both)) for both in known)
+        part = self.path.with_suffix(".part")
+        earlier = (known.records, known.owned) if not known.complete else (np.zeros(0, np.uint64),) * 2
+        values = (known.entries, np.array(known.form), np.array(known.given_us), *earlier)
         with self._writing():
-            self._path.parent.mkdir(mode=0o700, exist_ok=True)
+            self.path.parent.mkdir(mode=0o700, exist_ok=True)
             with open(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
-                np.savez(file, entries=entries, form=np.array(form), records=records, owned=owned)
+                np.savez(file, **dict(zip(MEMBERS, values, strict=True)))  # type: ignore[arg-type]
                 file.flush()
                 os.fsync(file.fileno())
-            part.replace(self._path)
-            sync_folder(self._path.parent)
+            part.replace(self.path)
+            sync_folder(self.path.parent)
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
@@ -284,7 +398,7 @@ class KnownRows:
         except OSError as error:
             raise LakeError(
                 f"Digests of the loaded messages cannot be written ({error.strerror})",
-                where=str(self._path.parent),
+                where=str(self.path.parent),
                 remedy="Make room there, then start the load again. Nothing was loaded.",
             ) from None
 
@@ -309,27 +423,78 @@ def _is_loading(path: Path) -> bool:
     return False
 
 
-def _claims_of(path: Path) -> tuple[_U64, _U64]:
-    """Return the two halves of the claims in a file of digests; none if it has none, or cannot be read."""
+_DAMAGED = (
+    *(ArithmeticError, BadZipFile, EOFError, LookupError, MemoryError, RuntimeError, TypeError, ValueError),
+    *(SyntaxError, struct.error, tokenize.TokenError, zlib.error),
+)
+"""What a changed byte lets zipfile and NumPy raise."""
+
+
+def read_known(path: Path) -> Known:
+    """Read a file of digests, also one of an earlier release.
+
+    Raises:
+        LakeError: it is damaged, or cannot be read. To go on without it would load rows twice, and leave out others.
+        FileNotFoundError: there is none.
+    """
+    with _undamaged(path), ZipFile(path) as archive:
+        arrays = {name.removesuffix(".npy"): _array(archive, name) for name in archive.namelist()}
+        entries, names = arrays["entries"], arrays.keys()
+        records, owned = (arrays.get(name, np.zeros(0, np.uint64)) for name in ("records", "owned"))
+        if earlier := entries.dtype == _EARLIER_ENTRY:
+            entries = np.zeros(len(entries), ENTRY)
+            for name in _EARLIER_ENTRY.names or ():
+                entries[name] = arrays["entries"][name]
+        # Not checked by zipfile: a length that swallows the names of the members behind it.
+        all_there = names in (({"entries", "form"}, set(MEMBERS) - {"given"}) if earlier else (set(MEMBERS),))
+        all_there &= not any(member.comment for member in archive.infolist())
+        if not all_there or entries.dtype != ENTRY or not records.dtype == owned.dtype == np.uint64:
+            raise ValueError
+        return Known(entries, str(arrays["form"]), int(arrays.get("given", 0)), records, owned)
+
+
+def _given_of(path: Path) -> int:
+    with _undamaged(path), ZipFile(path) as archive:
+        return int(_array(archive, "given.npy")) if "given.npy" in archive.namelist() else 0
+
+
+def _array(archive: ZipFile, name: str) -> npt.NDArray[Any]:
+    """Read an array to its end, where its checksum is compared: a shorter shape in its header would end before it."""
+    with archive.open(name) as member:
+        array: npt.NDArray[Any] = np.lib.format.read_array(member, allow_pickle=False)
+        if member.read(1):
+            raise ValueError
+    return array
+
+
+@contextmanager
+def _undamaged(path: Path) -> Iterator[None]:
     try:
-        with np.load(path, allow_pickle=False) as file:
-            records, owned = file["records"], file["owned"]
-    except (OSError, ValueError, EOFError, KeyError, BadZipFile, TypeError):
-        return np.zeros(0, np.uint64), np.zeros(0, np.uint64)
-    return records, owned
+        yield
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise LakeError(
+            f"Digests of the loaded messages cannot be read ({error.strerror})",
+            where=str(path),
+            remedy="Check its permissions and the disk. Nothing was loaded.",
+        ) from None
+    except _DAMAGED:
+        raise LakeError(
+            "Digests of the loaded messages are damaged",
+            where=str(path),
+            remedy="Restore the file from a back-up. Without one, delete it and change the text that the incarnation "
+            "of its job returns: everything is read again, see docs/how-to/history.md. Nothing was loaded.",
+        ) from None
 
 
-def _sorted_once(numbers: _U64) -> _U64:
-    """Return distinct numbers in order; np.unique takes ten times as long for millions of them."""
-    numbers = np.sort(numbers)
-    return numbers[np.r_[True, numbers[1:] != numbers[:-1]][: len(numbers)]]
-
-
-def _in_sorted(numbers: _U64, among: _U64) -> npt.NDArray[np.bool_]:
-    """Return which numbers are among distinct ones in order."""
-    if not len(among):
-        return np.zeros(len(numbers), np.bool_)
-    found: npt.NDArray[np.bool_] = among[np.minimum(np.searchsorted(among, numbers), len(among) - 1)] == numbers
+def _among(numbers: _U64, *among: _U64) -> npt.NDArray[np.bool_]:
+    """Return which numbers are among others."""
+    known, order = np.sort(np.concatenate(among)), np.argsort(numbers)
+    found = np.zeros(len(numbers), np.bool_)
+    if len(known):  # looked up in order: in that of the rows, every step would miss the processor's cache
+        asked = numbers[order]
+        found[order] = known[np.minimum(np.searchsorted(known, asked), len(known) - 1)] == asked
     return found
 
 
@@ -346,35 +511,31 @@ class Digests:
         self._nameless = ("patient_id", "code", "effective_at", "version")
         patient = [column.name for column in dataset.columns if column.data_class == "patient-identifier"]
         number = IDENTITY if dataset.measures else tuple(name for name in dataset.key if name != "version")
-        self._number = number if patient and patient[0] not in number else ()
+        self._number = number
         self._of_claim = (*patient, *(IDENTITY[1:] if dataset.measures else number))
+        self._has_owners = bool(patient) and patient[0] not in number
 
-    def of(self, table: pa.Table, starts: npt.NDArray[np.int64]) -> tuple[_Entries, _Entries]:
-        """Return the entry and the claim of each message of a table."""
-        entries, claims = np.zeros(len(starts), ENTRY), np.zeros(len(starts), CLAIM)
+    def of(self, table: pa.Table, starts: npt.NDArray[np.int64]) -> _Entries:
+        """Return the entry of each message of a table."""
+        entries = np.zeros(len(starts), ENTRY)
         if not len(starts):
-            return entries, claims
+            return entries
         hashes = {name: self._hashes(name, table[name]) for name in table.schema.names}
         place = np.arange(table.num_rows) - np.repeat(starts, np.diff(np.r_[starts, table.num_rows]))
         rows = _mix(_sum(hashes, table.schema.names) + _mix(place.astype(np.uint64)))
         entries["content"] = np.add.reduceat(rows, starts)
-        keys = _sum(hashes, self._key)[starts]
+        keys, records = _sum(hashes, self._key)[starts], _record(hashes, self._number, starts)
         if self._measures:  # an observation without an identifier is identified by its other columns
             unnamed = np.ones(table.num_rows, np.bool_)
             if IDENTITY[1] in hashes:
                 unnamed = table[IDENTITY[1]].combine_chunks().is_null().to_numpy(zero_copy_only=False)
             keys = np.where(unnamed[starts], _sum(hashes, self._nameless)[starts], keys)
-        entries["key"] = keys
-        if self._number and all(name in hashes for name in self._of_claim):
+            records = np.where(unnamed[starts], _record(hashes, self._nameless[:-1], starts), records)
+        entries["key"], entries["record"] = keys, records
+        if self._has_owners and all(name in hashes for name in self._of_claim):
             given = np.logical_and.reduce([self._is_given(name, hashes[name][starts]) for name in self._of_claim])
-            record = _mix(np.zeros(len(starts), np.uint64))
-            for name in self._number:
-                if name in hashes:  # a null has the hash 0: it counts like a column that is not there
-                    part = hashes[name][starts]
-                    record = np.where(part == 0, record, _mix(record + part))
-            claims["record"] = np.where(given, record, 0)
-            claims["owned"] = np.where(given, _mix(record ^ _mix(hashes[self._of_claim[0]][starts])), 0)
-        return entries, claims
+            entries["owned"] = np.where(given, _mix(records ^ _mix(hashes[self._of_claim[0]][starts])), 0)
+        return entries
 
     def _is_given(self, name: str, hashes: _U64) -> npt.NDArray[np.bool_]:
         """Return which values are neither null nor empty; with an empty number there is no record."""
@@ -415,6 +576,16 @@ def _sum(hashes: dict[str, _U64], names: tuple[str, ...] | list[str]) -> _U64:
         if name in hashes:
             total += _mix(hashes[name] + np.uint64(number))
     return total
+
+
+def _record(hashes: dict[str, _U64], names: tuple[str, ...], starts: npt.NDArray[np.int64]) -> _U64:
+    """Return a hash of columns of each message; a null, whose hash is 0, counts like a column that is not there."""
+    record = _mix(np.zeros(len(starts), np.uint64))
+    for name in names:
+        if name in hashes:
+            part = hashes[name][starts]
+            record = np.where(part == 0, record, _mix(record + part))
+    return np.maximum(record, np.uint64(1))  # 0 is an entry of an earlier release
 
 
 def _mix(x: _U64) -> _U64:

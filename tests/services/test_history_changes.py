@@ -8,7 +8,7 @@ import os
 import shutil
 import signal
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -24,13 +24,26 @@ from hypothesis import strategies as st
 from governance.query.catalogue import Catalogue
 from governance.query.engine import connect
 from pipelines.history import load
-from pipelines.history.change_detection import CHANGED, CLAIM, ENTRY, NEW, SKIPPED, Digests, KnownRows, Positions, plan
+from pipelines.history.change_detection import (
+    CHANGED,
+    ENTRY,
+    NEW,
+    SKIPPED,
+    Digests,
+    Known,
+    KnownRows,
+    Positions,
+    plan,
+)
 from pipelines.history.gate import QualityError
 from pipelines.history.load import load_history
+from pipelines.intake.fenced import FencedSteps
+from tests.services.earlier_digests import as_an_earlier_release
 from vitalake import clock
 from vitalake.errors import LakeError
 from vitalake.keys import load_keys
 from vitalake.lake.commits.lake import Lake
+from vitalake.lake.commits.spans import SpanConflict, Superseded
 from vitalake.lake.datasets.dataset import Dataset
 from vitalake.lake.datasets.declared import load_dataset
 from vitalake.lake.maintenance.verify import verify
@@ -224,6 +237,167 @@ def test_the_file_names_nobody_and_is_the_owners_only(city: City) -> None:
     assert b"p-1" not in path.read_bytes()
 
 
+def test_a_load_from_a_damaged_file_is_refused_and_loads_nothing(city: City) -> None:
+    """It was taken for a missing one: rows went by their place, and one was lost while another came twice."""
+    (path,) = (city.home / "history").glob("*.npz")
+    whole = bytearray(path.read_bytes())
+    whole[200] ^= 1
+    path.write_bytes(whole)
+    city.insert("a", value=80)
+    with pytest.raises(LakeError, match=r"digests|Digests of the loaded messages are damaged: .*city\.observation\."):
+        city.load()
+    assert city.counts() == {"city.observation[0]": 3}
+    assert city.shown() == [70.0] * 3
+
+
+def test_a_missing_file_and_one_older_than_the_lake_are_reported(city: City, caplog: pytest.LogCaptureFixture) -> None:
+    (path,) = (city.home / "history").glob("*.npz")
+    older = path.read_bytes()
+    city.insert("z")
+    assert city.load() == 1
+    assert "digests of loaded rows are missing" not in caplog.text
+    path.write_bytes(older)
+    assert city.load() == 0
+    path.unlink()
+    assert city.load() == 0
+    assert caplog.text.count("digests of loaded rows are missing") == 2
+
+
+def _as_an_earlier_release(city: City) -> None:
+    (path,) = (city.home / "history").glob("*.npz")
+    as_an_earlier_release(path, owners=True)
+
+
+def _lose(city: City) -> None:
+    shutil.rmtree(city.home / "history")
+
+
+@pytest.mark.parametrize("meanwhile", [None, _as_an_earlier_release, _lose])
+def test_a_correction_after_the_clock_was_ahead_is_shown(
+    city: City, monkeypatch: pytest.MonkeyPatch, meanwhile: Callable[[City], None] | None
+) -> None:
+    """Its version was the time of the load, so it stayed behind that of the day ahead for ever."""
+    ahead = clock.now_us() + 86_400_000_000
+    city.run("UPDATE vital SET value = 99 WHERE name = 'd'")
+    with monkeypatch.context() as patched:
+        patched.setattr(load, "clock", SimpleNamespace(now_us=lambda: ahead))
+        assert city.load() == 1
+    if meanwhile:
+        meanwhile(city)
+        assert city.load() == 0
+    for value in (98.0, 97.0):
+        city.run(f"UPDATE vital SET value = {value} WHERE name = 'd'")  # noqa: S608
+        assert city.load() == 1
+        assert city.shown() == [70.0, 70.0, value]
+
+
+def _versions(city: City) -> list[int]:
+    return sorted(city.lake.published.delta.to_pyarrow_table()["version"].to_pylist())
+
+
+NEW_INCARNATION, NEW_NAME = ("SELECT '1'", "SELECT '2'"), ("source: city", "source: town")
+
+
+@pytest.mark.parametrize(
+    ("change", "meanwhile"),
+    [
+        *((NEW_INCARNATION, meanwhile) for meanwhile in (None, _as_an_earlier_release, _lose)),
+        *((NEW_NAME, meanwhile) for meanwhile in (None, _as_an_earlier_release)),  # lost, nothing tells the records
+    ],
+)
+def test_what_is_read_again_from_another_incarnation_or_source_is_shown_as_it_is_now(
+    city: City, change: tuple[str, str], meanwhile: Callable[[City], None] | None
+) -> None:
+    """It had version 0, so what had been corrected before was shown for ever, and the rest was a matter of chance."""
+    city.run("UPDATE vital SET value = 99 WHERE name = 'd'")
+    assert city.load() == 1
+    if meanwhile:
+        meanwhile(city)
+    city.run("UPDATE vital SET value = 60 + revision WHERE name IN ('b', 'd')")
+    city.insert("new", value=50)
+    (city.home / "city.yaml").write_text(JOB.replace(*change))
+    assert city.load() == 4
+    assert city.shown() == [50.0, 61.0, 61.0, 70.0]
+    assert city.load() == 0
+    city.run("UPDATE vital SET value = 62 WHERE name = 'd'")
+    assert city.load() == 1
+    assert city.shown() == [50.0, 61.0, 62.0, 70.0]
+    if meanwhile is None:
+        assert _versions(city).count(0) == 4, "of a record that is new everywhere, too"
+
+
+def test_what_a_query_says_that_returns_no_versions_any_more_is_shown(home: Path) -> None:
+    city = City(home, more=", revision AS version")
+    city.load()
+    city.run("UPDATE vital SET value = 99, revision = 7 WHERE name = 'd'")
+    assert city.load() == 1
+    (city.home / "observation.sql").write_text(SELECT.format(more=""))
+    city.run("UPDATE vital SET value = 98 WHERE name = 'd'")
+    assert city.load() == 3
+    assert city.load() == 0
+    assert city.shown() == [70.0, 70.0, 98.0]
+
+
+def _raise_fence_at(city: City, *calls: int) -> Callable[[int], None]:
+    called = iter(range(100))
+
+    def progress(_count: int) -> None:
+        if next(called) in calls:
+            city.lake.spans.raise_fence("observation")
+
+    return progress
+
+
+def test_a_load_goes_on_by_itself_when_a_patient_is_erased_meanwhile(
+    city: City, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It ended with 13, and said that the span would be read again."""
+    monkeypatch.setattr(load, "BATCH_ROWS", 2)
+    monkeypatch.setattr(load, "SPAN_ROWS", 2)
+    city.insert(*(f"n{number}" for number in range(6)), value=80)
+    city.run("UPDATE vital SET value = 99 WHERE name IN ('b', 'd')")
+    job = str(city.home / "city.yaml")
+    progress = _raise_fence_at(city, 1, 4)
+    assert load_history(load_settings(city.home), job, gate=Trusting(), progress=progress) == 8
+    assert city.load() == 0
+    assert city.shown() == [70.0, *[80.0] * 6, 99.0, 99.0]
+    assert city.counts() == {"city.observation[0]": 9, "city.observation[1]": 2}
+    assert verify(city.lake) == []
+
+
+def test_a_load_that_is_interrupted_again_and_again_says_to_run_it_again(city: City) -> None:
+    city.insert("a", value=80)
+    job = str(city.home / "city.yaml")
+    with pytest.raises(SpanConflict, match=r"5 times: .*Run the load again"):
+        load_history(load_settings(city.home), job, gate=Trusting(), progress=_raise_fence_at(city, *range(50)))
+    assert city.load() == 1
+    assert city.shown() == [70.0] * 3 + [80.0]
+
+
+def test_a_load_that_was_taken_over_leaves_the_digests_of_its_successor(city: City) -> None:
+    """It wrote its own after those, which were then not of what was loaded."""
+    city.insert("a", value=80)
+    path = next((city.home / "history").glob("*.npz"))
+    written = list[bytes]()
+
+    take_over, patched = FencedSteps.take_over, pytest.MonkeyPatch()
+
+    def and_be_taken_over(*steps: Any, **options: Any) -> Any:
+        patched.undo()
+        writer = take_over(*steps, **options)
+        city.insert("0", value=81)
+        assert city.load() == 2
+        written.append(path.read_bytes())
+        return writer
+
+    patched.setattr(FencedSteps, "take_over", and_be_taken_over)
+    with pytest.raises(Superseded, match="Another run of this source has taken over"):
+        city.load()
+    assert path.read_bytes() == written[0]
+    assert city.load() == 0
+    assert city.shown() == [70.0] * 3 + [80.0, 81.0]
+
+
 def _load_and_die(home: str, point: str) -> None:
     os.environ["VITALAKE_CRASH_AT"] = point
     load_history(load_settings(Path(home)), f"{home}/city.yaml", gate=Trusting())
@@ -352,7 +526,7 @@ def test_killed_and_run_again_changes_are_there_once(city: City, point: str) -> 
 def entries(pairs: Iterable[tuple[int, int]]) -> Any:
     found = np.zeros(len(list(pairs := list(pairs))), ENTRY)
     for i, (key, content) in enumerate(pairs):
-        found[i] = (key, content, 0, 0)
+        found[i] = (key, content, 0, 0, key, 0)
     return found
 
 
@@ -397,24 +571,59 @@ def _replaced(there: Counter[tuple[int, int]], state: list[tuple[int, int]]) -> 
     return found
 
 
-def test_a_file_that_is_no_such_file_is_none(tmp_path: Path) -> None:
-    remembered = KnownRows(tmp_path, "x")
-    assert len(remembered.read()[0]) == 0
-    remembered.write(entries([(1, 2)]), "form", np.zeros(0, CLAIM))
-    assert remembered.read()[0]["content"].tolist() == [2]
-    assert remembered.read()[1] == "form"
-    path = tmp_path / "history" / "x.npz"
-    for broken in (b"PK\x03\x04", b"\x93NUMPY", b"", path.read_bytes()[:-30]):
-        path.write_bytes(broken)
-        assert len(remembered.read()[0]) == 0
-    np.savez(path, entries=np.arange(3), form=np.array("x"))
-    assert len(remembered.read()[0]) == 0
+def _written(folder: Path) -> tuple[KnownRows, Known]:
+    """Return a file of digests that an upgrade has left half complete, and what it says."""
+    numbers = np.array([3, 4], np.uint64)
+    known = Known(entries([(1, 2), (0, 3)]), "form", 999, numbers, numbers)
+    remembered = KnownRows(folder, "x")
+    remembered.write(known)
+    return remembered, known
+
+
+def test_what_is_written_is_read_and_no_file_says_nothing(tmp_path: Path) -> None:
+    assert not len(KnownRows(tmp_path, "x").read().entries)
+    remembered, known = _written(tmp_path)
+    _assert_says(remembered.read(), known)
+
+
+def _assert_says(read: Known, known: Known) -> None:
+    assert read.entries.tolist() == known.entries.tolist()
+    assert (read.form, read.given_us) == (known.form, known.given_us)
+    assert [read.records.tolist(), read.owned.tolist()] == [known.records.tolist(), known.owned.tolist()]
+
+
+def test_a_changed_bit_anywhere_in_a_file_is_found_or_changes_nothing(tmp_path: Path) -> None:
+    """A flipped bit made the file one without entries: rows were lost, and others came twice."""
+    remembered, known = _written(tmp_path)
+    whole, refused = remembered.path.read_bytes(), 0
+    for at in range(len(whole)):
+        changed = bytearray(whole)
+        changed[at] ^= 1 << at % 8
+        remembered.path.write_bytes(changed)
+        try:
+            read = remembered.read()
+        except LakeError:
+            refused += 1
+        else:
+            _assert_says(read, known)
+    assert refused > len(whole) / 2
+
+
+@pytest.mark.parametrize("broken", [b"PK\x03\x04", b"\x93NUMPY", b"", None])
+def test_a_file_that_is_no_such_file_is_refused(tmp_path: Path, broken: bytes | None) -> None:
+    remembered, _ = _written(tmp_path)
+    remembered.path.write_bytes(remembered.path.read_bytes()[:-30] if broken is None else broken)
+    with pytest.raises(LakeError, match=r"Digests of the loaded messages are damaged: .*x\.npz\. Restore"):
+        remembered.read()
+    np.savez(remembered.path, entries=np.arange(3), form=np.array("x"))
+    with pytest.raises(LakeError, match="damaged"):
+        remembered.read()
 
 
 def test_without_room_nothing_is_loaded(tmp_path: Path) -> None:
     (tmp_path / "history").write_text("in the way")
     with pytest.raises(LakeError, match="Digests of the loaded messages cannot be written"):
-        KnownRows(tmp_path, "x").write(entries([]), "", np.zeros(0, CLAIM))
+        KnownRows(tmp_path, "x").write(Known())
 
 
 @pytest.mark.parametrize("name", ["observation", "encounter"])
@@ -429,17 +638,17 @@ def test_digests_do_not_depend_on_how_rows_are_cut_and_do_on_everything_they_say
             "identity_value": ["i", "j", None, "k"],
         }
     )  # fmt: skip
-    whole = digests.of(table, np.arange(4))[0]
-    cut = (digests.of(table.slice(0, 1), np.arange(1))[0], digests.of(table.slice(1), np.arange(3))[0])
+    whole = digests.of(table, np.arange(4))
+    cut = (digests.of(table.slice(0, 1), np.arange(1)), digests.of(table.slice(1), np.arange(3)))
     parts = np.concatenate(cut)
     assert whole.tolist() == parts.tolist()
     assert len({*whole["key"].tolist()}) == len({*whole["content"].tolist()}) == 4
-    assert digests.of(table, np.array([0, 2]))[0]["content"].tolist() != whole["content"][[0, 2]].tolist()
-    assert Digests(load_dataset(name), b"l" * 32).of(table, np.arange(4))[0].tolist() != whole.tolist()
+    assert digests.of(table, np.array([0, 2]))["content"].tolist() != whole["content"][[0, 2]].tolist()
+    assert Digests(load_dataset(name), b"l" * 32).of(table, np.arange(4)).tolist() != whole.tolist()
     for column in table.schema.names:
         changed = table.set_column(table.schema.get_field_index(column), column, shifted(table[column]))
-        assert (digests.of(changed, np.arange(4))[0]["content"] != whole["content"]).any(), column
-    assert len(digests.of(table.slice(0, 0), np.arange(0))[0]) == 0
+        assert (digests.of(changed, np.arange(4))["content"] != whole["content"]).any(), column
+    assert len(digests.of(table.slice(0, 0), np.arange(0))) == 0
 
 
 def shifted(column: pa.ChunkedArray) -> pa.ChunkedArray:

@@ -22,8 +22,9 @@ from pipelines.history.gate import QualityError, QualityGate
 from pipelines.history.job import load_job
 from pipelines.history.load import load_history
 from tests import forking
+from tests.services.earlier_digests import as_an_earlier_release
 from tests.services.waiting import until
-from vitalake.errors import SettingsError
+from vitalake.errors import LakeError, SettingsError
 from vitalake.keys import load_keys
 from vitalake.lake.commits.lake import Lake
 from vitalake.lake.commits.spans import Superseded
@@ -138,8 +139,7 @@ def test_a_record_that_another_source_has_for_another_patient_is_refused(homes: 
 def test_what_two_sources_loaded_before_is_reported_once_both_are_known(homes: Homes) -> None:
     """A home of an earlier release has such rows, and its digests say nothing of patients."""
     (file,) = (homes.home / "history").glob("*.npz")
-    with np.load(file) as known:
-        np.savez(file, entries=known["entries"], form=known["form"])
+    as_an_earlier_release(file)
     assert homes.load("south", {"patient": "P-200", "dose": 70}) == 1
     assert homes.shown() == [70.0] or homes.shown() == [5.0]
     assert homes.load("north", {"patient": "P-100", "dose": 5}) == 0
@@ -153,8 +153,7 @@ def test_what_two_sources_loaded_before_is_reported_once_both_are_known(homes: H
 def test_a_source_of_an_earlier_release_may_change_what_it_loaded_though_another_has_the_number(homes: Homes) -> None:
     """Its digests said nothing of patients: it was refused at every load, and never noted whose the records are."""
     (file,) = (homes.home / "history").glob("north.*.npz")
-    with np.load(file) as known:
-        np.savez(file, entries=known["entries"], form=known["form"])
+    as_an_earlier_release(file)
     assert homes.load("south", {"patient": "P-200", "dose": 70}) == 1
     assert homes.load("north", {"patient": "P-100", "dose": 6}) == 1
     with pytest.raises(QualityError):
@@ -188,6 +187,65 @@ def test_one_record_of_two_sources_for_one_patient_is_one(homes: Homes) -> None:
 def test_a_source_may_correct_whose_its_own_record_is(homes: Homes) -> None:
     assert homes.load("north", {"patient": "P-100", "dose": 5}, {"patient": "P-300", "dose": 8, "version": 2}) == 1
     assert homes.shown() == [8.0]
+
+
+def _doses(patient: str, *numbers: int, **more: Any) -> list[dict[str, Any]]:
+    return [{"number": number, "patient": f"{patient}-{number}", "dose": number} | more for number in numbers]
+
+
+@pytest.mark.parametrize("earlier", [False, True])
+@pytest.mark.parametrize("incarnation", ["", "incarnation: SELECT '2'"])
+def test_another_warehouse_under_the_name_of_a_source_is_refused(homes: Homes, incarnation: str, earlier: bool) -> None:
+    """Its rows replaced those of the other's patients, or hid them, and nothing said so."""
+    assert homes.load("city", *_doses("A", 11, 12, 13, 14)) == 4
+    if earlier:
+        as_an_earlier_release(next((homes.home / "history").glob("city.*.npz")), owners=True)
+    with pytest.raises(QualityError, match=r"most records .* to other patients, .*: city\.drug_dose: 3 of 3\. Nothing"):
+        homes.load("city", *_doses("B", 12, 13, 14, 15, 16, 17, 18), more=incarnation)
+    assert homes.shown() == [5.0, 11.0, 12.0, 13.0, 14.0]
+    assert homes.load("city", *_doses("A", 11, 12, 13, 14)) == 0
+
+
+@pytest.mark.parametrize("incarnation", ["", "incarnation: SELECT '2'"])
+def test_a_source_may_correct_whose_a_few_of_its_records_are(homes: Homes, incarnation: str) -> None:
+    assert homes.load("city", *_doses("A", 11, 12, 13, 14)) == 4
+    moved = _doses("M", 11, 12, dose=70, version=2)
+    assert homes.load("city", *_doses("A", 11, 12, 13, 14), *moved, more=incarnation) == (6 if incarnation else 2)
+    assert homes.shown() == [5.0, 13.0, 14.0, 70.0, 70.0]
+
+
+def test_records_that_are_meant_for_others_are_loaded_without_the_digests_in_another_incarnation(homes: Homes) -> None:
+    """The way out that the page tells."""
+    assert homes.load("city", *_doses("A", 11, 12)) == 2
+    meant = _doses("B", 11, 12, dose=70, version=2)
+    with pytest.raises(QualityError):
+        homes.load("city", *meant)
+    next((homes.home / "history").glob("city.*.npz")).unlink()
+    assert homes.load("city", *meant, more="incarnation: SELECT '2'") == 2
+    assert homes.shown() == [5.0, 70.0, 70.0]
+
+
+def test_a_wrong_export_that_was_killed_gives_no_numbers_to_its_source(homes: Homes) -> None:
+    """What it noted refused every other source for ever, though the source never loaded it."""
+    wrong = _doses("W", *range(2, 9))
+    killed = homes.start("north", {"patient": "P-100", "dose": 5}, *wrong, VITALAKE_CRASH_AT="before-stage")
+    assert killed.wait(60) == -signal.SIGKILL
+    assert homes.load("south", *_doses("B", 8)) == 1
+    assert homes.load("north", {"patient": "P-100", "dose": 5}) == 0
+    assert homes.load("south", *_doses("B", 7, 8)) == 1
+    assert homes.shown() == [5.0, 7.0, 8.0]
+
+
+def test_damaged_digests_of_another_source_are_refused(homes: Homes) -> None:
+    """They counted as a source without records: its numbers could be given to other patients."""
+    (path,) = (homes.home / "history").glob("*.npz")
+    path.write_bytes(path.read_bytes()[:-30])
+    with pytest.raises(LakeError, match=r"Digests of the loaded messages are damaged: .*north\.drug_dose\."):
+        homes.load("south", {"patient": "P-200", "dose": 70})
+    assert homes.shown() == [5.0]
+    doctor = forking.command("vitalake", "doctor", "--home", str(homes.home))
+    done = subprocess.run(doctor, capture_output=True, text=True, check=False)
+    assert "FAIL  digests of loads: Digests of the loaded messages are damaged" in done.stdout
 
 
 class Meanwhile:
@@ -313,10 +371,9 @@ def test_devices_stays_patients_and_nameless_systems_are_in_the_namespace_and_no
 def test_only_numbers_that_do_not_say_whose_they_are_can_be_another_patient_s() -> None:
     def claims(dataset: str, **columns: list[Any]) -> list[tuple[int, int]]:
         table = pa.table({name: pa.array(values) for name, values in columns.items()})
-        found: list[tuple[int, int]] = (
-            Digests(load_dataset(dataset), b"k" * 32).of(table, pa.array(range(table.num_rows)).to_numpy())[1].tolist()
-        )
-        return found
+        found = Digests(load_dataset(dataset), b"k" * 32).of(table, np.arange(table.num_rows))
+        assert found["record"].all()
+        return list(zip(found["record"].tolist(), found["owned"].tolist(), strict=True))
 
     one, again, other, none, empty = claims(
         "encounter",
@@ -325,10 +382,10 @@ def test_only_numbers_that_do_not_say_whose_they_are_can_be_another_patient_s() 
         patient_id=["p", "p", "q", "p", "p"],
     )
     assert one == again and one[0] == other[0] and one[1] != other[1]
-    assert none == empty == (0, 0)
-    assert claims("patient", patient_id=["p"], version=[1]) == [(0, 0)], "the patient is the number"
+    assert none[1] == empty[1] == 0
+    assert claims("patient", patient_id=["p"], version=[1])[0][1] == 0, "the patient is the number"
     observed: dict[str, list[Any]] = {"patient_id": ["p"], "code": ["8867-4"], "effective_at": [None], "version": [1]}
-    assert claims("observation", **observed) == [(0, 0)], "told apart by the patient, too"
+    assert claims("observation", **observed)[0][1] == 0, "told apart by the patient, too"
     assert claims("observation", **observed, identity_value=["1"]) == claims(
         "observation", **observed, identity_system=[None], identity_value=["1"]
     )
