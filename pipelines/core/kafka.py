@@ -10,7 +10,7 @@ import logging
 import socket
 import time
 import zlib
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Literal
@@ -207,25 +207,28 @@ class ShardConsumer:
         self.listed = tuple(list_partitions(self.admin, sorted(self.stream.topics)))
         return [part for part in self.listed if self.shard.takes(part.topic, part.partition)]
 
-    def check_topics(self) -> None:
-        """Check that the topics which are read are those that were listed when reading began.
+    def check_topics(self, parts: Iterable[PartId] | None = None, *, gone: bool = True) -> None:
+        """Check that topics are still those that were listed when reading began.
 
         Messages are fetched by the topic's name alone: of a topic that was deleted and created again Kafka hands out
         the new one's messages at the old one's offsets. What was fetched before this check is of the listed topic, as
         far as the broker that answers knows of the new one. Another thread than the one that reads may call it.
 
+        Args:
+            parts: as they were listed; None: those that are read.
+            gone: whether a topic may be gone. That it was created again before is then not noticed.
+
         Raises:
-            TopicRemade: one was deleted and created again.
+            TopicRemade: one was deleted and created again, or is gone and may not be.
             BrokerUnreachable: no broker answers.
         """
-        listed = {part.topic: part.topic_id for part in self.parts}
+        listed = {part.topic: part.topic_id for part in (self.parts if parts is None else parts)}
         for name, description in _describe(self.admin, listed, CONNECT_SECONDS) if listed else ():
-            # One that is gone, and was not created again, has no messages that could be taken for the old one's.
+            if description is None and not gone:
+                raise TopicRemade("Topic was deleted", where=name, remedy="The lane waits until it exists again.")
             if description is not None and str(description.topic_id) != listed[name]:
                 raise TopicRemade(
-                    "Topic was deleted and created again",
-                    where=self.name,
-                    remedy="The lane starts again, on the new one.",
+                    "Topic was deleted and created again", where=name, remedy="The lane starts again, on the new one."
                 )
 
     def bounds(self, part: PartId) -> tuple[int, int]:
@@ -347,7 +350,7 @@ class ShardConsumer:
             if error is None:
                 continue
             if error.code() in _LOST:
-                self.check_topics()
+                self.check_topics(gone=False)
                 raise UpstreamLoss(
                     "Kafka has deleted messages that were not read yet",
                     where=f"{message.topic()}[{message.partition()}]",

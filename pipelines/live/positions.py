@@ -32,6 +32,7 @@ def resolve_positions(
 
     Raises:
         UpstreamLoss: Kafka has lost or deleted messages, and the loss was not accepted.
+        TopicRemade: a topic was deleted since its partitions were listed.
     """
     while True:
         try:
@@ -47,6 +48,8 @@ def resolve_positions(
             positions[part] = position
             continue
         low, high = consumer.bounds(part)
+        if not low <= position <= high:
+            consumer.check_topics([part], gone=False)
         if position > high and not consumer.holds(part, position - 1):
             raise UpstreamLoss(
                 "The lake's position is after the end of Kafka's log",

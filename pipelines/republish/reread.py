@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import pyarrow as pa
 
-from pipelines.core.errors import BrokerUnreachable, TopicMissing, UpstreamLoss
+from pipelines.core.errors import BrokerUnreachable, TopicMissing, TopicRemade, UpstreamLoss
 from pipelines.core.kafka import Shard, ShardConsumer, check_broker_listens
 from pipelines.core.lookback import LookBack
 from pipelines.core.poll import DecodedPoll, Poll
@@ -65,9 +65,9 @@ def reread(settings: Settings, lake: Lake, wanted: Sequence[Span]) -> Reread:
             continue
         try:
             check_broker_listens(settings.kafka.bootstrap_servers)
-            for batch in _of_job(settings, lake, job, [span for span in spans if span.job == job], of_job, done.lost):
-                parts.append(pa.Table.from_batches([batch]).select(schema.names).cast(schema))
-        except (BrokerUnreachable, TopicMissing, UpstreamLoss) as error:
+            rows = _of_job(settings, lake, job, [span for span in spans if span.job == job], of_job, done.lost)
+            parts += [pa.Table.from_batches([batch]).select(schema.names).cast(schema) for batch in rows]
+        except (BrokerUnreachable, TopicMissing, TopicRemade, UpstreamLoss) as error:
             done.lost |= {span.span_id: f"{error.what} ({error.where})" for span in of_job}
     done.rows = pa.concat_tables(parts or [done.rows])
     return done
@@ -141,6 +141,7 @@ def _of_part(
             outcome = steps.mask(steps.conform(DecodedPoll(piece, decoder.decode(piece.values))))
             if span.span_id in there:
                 yield outcome.extra[restricted_name(stream.dataset)]
+    consumer.check_topics(gone=False)  # else the rows are those of another topic of this name
 
 
 def _polls(consumer: ShardConsumer, part: PartId, *, start: int, end: int) -> Iterator[Poll]:

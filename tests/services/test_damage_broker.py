@@ -19,11 +19,13 @@ from confluent_kafka.admin import AdminClient
 from governance.belonging import open_vault
 from governance.home import init_home
 from governance.samples import copy_samples
+from pipelines.core.kafka import ShardConsumer
 from pipelines.intake.steps import make_sealer
 from tests.fhir import message
 from tests.services.kafka import KafkaServer, why_not
 from tests.services.lane import LaneUnderTest
 from tests.services.requirements import missing_service
+from tests.services.waiting import until
 from vitalake.cli.app import main
 from vitalake.keys import load_keys
 from vitalake.lake.commits.spans import Span
@@ -123,6 +125,24 @@ def _forget_before(lane: LaneUnderTest, offsets: dict[int, int]) -> None:
     wanted = [TopicPartition(lane.topic, partition, offset) for partition, offset in offsets.items()]
     for future in admin.delete_records(wanted).values():
         future.result(20)
+
+
+def test_rows_of_another_topic_of_the_same_name_are_not_taken(
+    tmp_path: Path, kafka: KafkaServer, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lane = _loaded(tmp_path / "home", kafka)
+    listed = sorted({part.id for span in lane.lake.spans.all_spans() for part in span.parts})
+    (lost, *_) = _files(lane, RESTRICTED)
+    lost.unlink()
+    lane.delete_topic()
+    with AdminClient({"bootstrap.servers": lane.bootstrap}) as admin:
+        until(lambda: lane.topic not in admin.list_topics(timeout=10).topics)
+    lane.create_topic()
+    for wave in range(4):
+        lane.send((message(1_000 + i, value=200) for i in range(30)), partition=wave % 2)
+    monkeypatch.setattr(ShardConsumer, "list_parts", lambda _: listed)  # a moment before the topic was deleted
+    assert "Topic was deleted and created again" in _repair(lane, capfd, code=13)["left"][0]
+    assert not lost.exists()
 
 
 @pytest.mark.parametrize("merged", [False, True])

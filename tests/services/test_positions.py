@@ -11,7 +11,7 @@ import pytest
 from confluent_kafka import Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewPartitions
 
-from pipelines.core.errors import UpstreamLoss
+from pipelines.core.errors import TopicRemade, UpstreamLoss
 from pipelines.core.kafka import Shard, ShardConsumer
 from pipelines.live.lane import StreamOptions
 from pipelines.live.positions import resolve_positions
@@ -283,6 +283,20 @@ def test_a_log_that_ends_before_our_position_has_lost_what_was_read(begin: Begin
         reader.resolve(options=StreamOptions(accept_loss=True))
     assert caught.value.where.startswith(f"{topic_name}[0]@6, log ends at ")
     assert (reader.position(part), reader.recorded()) == (6, [])
+
+
+@pytest.mark.parametrize("sent", [2, 0], ids=["with messages", "empty"])
+def test_a_topic_that_is_made_again_while_a_lane_opens_is_no_loss(begin: Begin, topic_name: str, sent: int) -> None:
+    reader = begin(**{topic_name: 1})
+    (part,) = reader.parts
+    reader.send(part, 5)
+    reader.read(5, at=part)
+    _made_again(reader, topic_name)  # after its partitions were listed
+    reader.send(begin(**{topic_name: 1}).parts[0], sent)
+    with pytest.raises(TopicRemade, match="Topic was deleted and created again"):
+        reader.resolve()
+    again = begin(**{topic_name: 1})
+    assert again.resolve() == dict.fromkeys(again.parts, 0)
 
 
 @pytest.mark.kafka
