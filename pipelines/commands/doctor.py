@@ -369,7 +369,7 @@ def _databases(settings: Settings) -> str:
 
 def _digests(settings: Settings) -> str:
     """Read the digests of the rows that were loaded from warehouses."""
-    from pipelines.history.change_detection import read_known
+    from pipelines.history.known_rows import read_known
 
     paths = sorted((settings.home / "history").glob("*.npz"))
     for path in paths:

@@ -20,13 +20,8 @@ from pipelines.core.takeover import ONE_SHARD
 from pipelines.formats.base import WAREHOUSE
 from pipelines.history.change_detection import (
     CHANGED,
-    ENTRY,
     NEW,
     SKIPPED,
-    Before,
-    Digests,
-    Known,
-    KnownRows,
     Plan,
     Positions,
     loaded_of,
@@ -34,8 +29,10 @@ from pipelines.history.change_detection import (
     rebased,
 )
 from pipelines.history.columns import in_namespace, names_of, with_texts
+from pipelines.history.digests import ENTRY, Digests
 from pipelines.history.gate import QualityError, QualityGate, SuiteGate
 from pipelines.history.job import Job, load_job
+from pipelines.history.known_rows import Before, Known, KnownRows
 from pipelines.history.rows import RowTexts, decoded_rows, record_rows, typed
 from pipelines.history.spool import Spool
 from pipelines.history.warehouse import Warehouse, open_warehouse

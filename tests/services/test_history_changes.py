@@ -24,18 +24,10 @@ from hypothesis import strategies as st
 from governance.query.catalogue import Catalogue
 from governance.query.engine import connect
 from pipelines.history import load
-from pipelines.history.change_detection import (
-    CHANGED,
-    ENTRY,
-    NEW,
-    SKIPPED,
-    Digests,
-    Known,
-    KnownRows,
-    Positions,
-    plan,
-)
+from pipelines.history.change_detection import CHANGED, NEW, SKIPPED, Positions, plan
+from pipelines.history.digests import ENTRY, Digests
 from pipelines.history.gate import QualityError
+from pipelines.history.known_rows import Known, KnownRows
 from pipelines.history.load import load_history
 from pipelines.intake.fenced import FencedSteps
 from tests.services.earlier_digests import as_an_earlier_release

@@ -16,8 +16,8 @@ import pytest
 
 from governance.query.catalogue import Catalogue
 from governance.query.engine import connect
-from pipelines.history.change_detection import Digests
 from pipelines.history.columns import in_namespace
+from pipelines.history.digests import Digests
 from pipelines.history.gate import QualityError, QualityGate
 from pipelines.history.job import load_job
 from pipelines.history.load import load_history
