@@ -64,6 +64,7 @@ class Visit:
         expect(self.page).to_have_url(f"{self.address}/sign-in")
         self.page.get_by_role("button", name=f"{role.capitalize()} (development)").click()
         expect(self.page.get_by_role("button", name="Sign out")).to_be_visible()
+        self.page.wait_for_load_state()  # the page's scripts run after its buttons are there
 
     def look_at_sign_in(self, folder: Path) -> None:
         """Check the sign-in page, the only one before signing in."""
