@@ -1,4 +1,4 @@
-"""The steps that both lanes apply to decoded rows: conform, drop repeats, attribute, seal, feed the store, mask."""
+"""The steps that both lanes apply to decoded rows: conform, attribute, drop repeats, seal, feed the store, mask."""
 
 from __future__ import annotations
 
