@@ -93,7 +93,7 @@ _READING = frozenset(
         "range", "repeat", "repeat_row", "sniff_csv", "summary", "unnest",
     }
 )  # fmt: skip
-"""Table functions that only read; ``query`` is none of them, because it executes a text that is not looked at."""
+"""Table functions that only read. ``query`` is not among them, because it executes a text that is not looked at."""
 
 _READING_FAMILIES = ("duckdb_", "parquet_", "pragma_", "read_")
 """How the names of further table functions that only read begin: catalogue and files."""
