@@ -85,7 +85,7 @@ class KnownRows:
     """The file of digests of one source, dataset and incarnation."""
 
     def __init__(self, home: Path, name: str) -> None:
-        self.name = name
+        self.home, self.name = home, name
         self.path = home / "history" / f"{name}.npz"
 
     @contextmanager
@@ -140,6 +140,7 @@ class KnownRows:
         source, dataset, _ = self.name.split(".")
         seen, foreign, own, same = (np.zeros(len(found), np.bool_) for _ in range(4))
         told, sources = set[str](), set[str]()
+        others: dict[str, tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]] = {}
         for path in sorted(self.path.parent.glob(f"*.{dataset}.*.npz")):
             if path == self.path:
                 continue
@@ -157,7 +158,11 @@ class KnownRows:
             recorded, owned = known.owners(found)
             if (other := path.name.partition(".")[0]) == source:
                 own, same = own | recorded, same | owned
-            elif (strange := recorded & ~owned).any():
+            else:  # in another incarnation a source can have given a record to another patient
+                before = others.get(other, (np.zeros(len(found), np.bool_),) * 2)
+                others[other] = before[0] | recorded, before[1] | owned
+        for other, (recorded, owned) in others.items():
+            if (strange := recorded & ~owned).any():
                 foreign |= strange
                 sources.add(other)
         known, positions = self.read(), positions_of(self.name)

@@ -171,7 +171,7 @@ def _load(
         found, form = _digests(settings, job, lake.dataset, spool)
     rows = _Rows(settings, job, lake, known, part, spool, found, form, _gives_versions(spool), care_admits, progress)
     positions = _known_positions(lake, part)
-    _check_namespace(known, form, positions)
+    _check_namespace(known, form, lake, job, part)
     to_load = _plan(known, found, form, positions, warn=True)
     with known.locked():
         before = _check_owners(known, found, form, to_load, lake, job, part, warn=True)
@@ -283,7 +283,7 @@ class _Rows:
                 )
             to_load = _plan(known, self.found, self.form, positions)
             # Checked again: another load may have written its file since.
-            _check_namespace(known, self.form, positions)
+            _check_namespace(known, self.form, lake, self.job, self.part)
             before = _check_owners(known, self.found, self.form, to_load, lake, self.job, self.part)
             dated = _replacing(to_load, before)
             told = _of_now(known, positions)
@@ -392,21 +392,24 @@ def _digests(settings: Settings, job: Job, dataset: Dataset, spool: Spool) -> tu
     return np.concatenate(found), form
 
 
-def _check_namespace(known: KnownRows, form: str, positions: Positions) -> None:
+def _check_namespace(known: KnownRows, form: str, lake: Lake, job: Job, part: PartId) -> None:
     """Refuse a job that has another namespace than when it loaded its rows: each would be loaded again as another.
 
     Raises:
-        SettingsError: it has.
+        SettingsError: it has, in this incarnation or in another one.
+        LakeError: the digests of an incarnation are damaged.
     """
-    told = known.read()
-    if not (positions and told.entries.size and form):  # a load that was killed early can have left entries only
-        return
-    if told.form.partition(BEFORE_NAMESPACE)[2] != form.partition(BEFORE_NAMESPACE)[2]:
-        raise SettingsError(
-            "Job's namespace is another than that of the rows that it has loaded",
-            where=known.name.rpartition(".")[0],
-            remedy="Write the earlier one, or none if there was none; or load under another source.",
-        )
+    for name in {known.name, *_incarnations(lake, job, part)}:
+        told = KnownRows(known.home, name).read()
+        # A load that was killed early can have left entries only.
+        if not (_known_positions(lake, _part_of(name)) and told.entries.size and form):
+            continue
+        if told.form.partition(BEFORE_NAMESPACE)[2] != form.partition(BEFORE_NAMESPACE)[2]:
+            raise SettingsError(
+                "Job's namespace is another than that of the rows that it has loaded",
+                where=known.name.rpartition(".")[0],
+                remedy="Write the earlier one, or none if there was none; or load under another source.",
+            )
 
 
 def _check_owners(

@@ -326,6 +326,22 @@ def test_two_sources_of_the_same_records_can_both_give_one_to_another_patient(ho
         homes.load("export", first, corrected, new | {"patient": "P-400"})
 
 
+def test_all_incarnations_of_another_source_say_whose_a_record_is(homes: Homes) -> None:
+    """By each incarnation alone, nobody could have a record that was given to another patient in a later one."""
+    again = {"number": 1, "version": 2, "patient": "P-999", "dose": 6}
+    assert homes.load("north", again, more="incarnation: SELECT '2'") == 1
+    with pytest.raises(QualityError, match="another source has given"):
+        homes.load("third", again | {"version": 3, "patient": "P-300"})
+    assert homes.load("renamed", again | {"version": 3, "dose": 7}) == 1
+    assert homes.shown() == [7.0]
+
+
+def test_another_namespace_than_before_is_refused_in_another_incarnation_too(homes: Homes) -> None:
+    with pytest.raises(SettingsError, match="namespace is another"):
+        homes.load("north", {"patient": "P-100", "dose": 5}, more="namespace: CITY\nincarnation: SELECT '2'")
+    assert homes.shown() == [5.0]
+
+
 def test_another_namespace_than_before_is_refused(homes: Homes) -> None:
     """Every row would be loaded again, as a record of another patient."""
     with pytest.raises(SettingsError, match=r"another than that of the rows .*: north\.drug_dose\."):
