@@ -37,6 +37,14 @@ def load(
         bool,
         typer.Option("--held-out", help="Write only patients that no model is trained on to the online store."),
     ] = False,
+    accept_moved: Annotated[
+        bool,
+        typer.Option(
+            "--accept-moved",
+            help="Load even if most records that this source has loaded go to other patients, as after many merges. "
+            "Make sure that it is the same warehouse.",
+        ),
+    ] = False,
     json: JsonOption = False,
 ) -> None:
     """Load the rows that the lake does not have yet, checked and masked by the same rules, and print the ledger."""
@@ -58,6 +66,7 @@ def load(
         warehouse=warehouse,
         data=data,
         care_admits=is_held_out if held_out else None,
+        accept_moved=accept_moved,
         progress=lambda n: out.tell(f"{n:,} messages read"),
     )
     summary = summarise(OpenedHome(settings).lake().spans, job=load_job(source).name).to_json() | {"read": count}

@@ -6,6 +6,9 @@ leaves out a message nor loads one twice. If the file is missing, as many messag
 place in the query, and their digests are taken as they are now. A damaged file is refused.
 
 Files of other sources, and of other incarnations of the source, say which records were loaded before, and for whom.
+
+A query can begin or cease to return versions. What is loaded since takes the place of what was loaded of a record
+before; see given_versions.py.
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from pipelines.history.digests import ENTRY, Entries, Hashes, mix
+from pipelines.history.digests import ENTRY, UNKNOWN_VERSION, UNVERSIONED, Entries, Hashes, mix
 
 SKIPPED, NEW, CHANGED = 0, 1, 2
 """What is done with a message: it was loaded before, is loaded, or is loaded in the place of another one."""
@@ -61,7 +64,7 @@ def plan(found: Entries, known: Entries, positions: Positions) -> Plan:
         return _by_place(found, positions)
     loaded = _with_records(loaded, found)
     replaced = _pairs(loaded[loaded["changed"] == 1], content="replaced")
-    current = loaded[~_matched(_pairs(loaded), replaced)]
+    current = loaded[~_matched(_pairs(loaded), replaced) & _of_the_last_kind(loaded)]
     unchanged = _matched(_pairs(found), _pairs(current))
     gone = current[~_matched(_pairs(current), _pairs(found))]
     entries, place = found[~unchanged].copy(), np.flatnonzero(~unchanged)
@@ -113,19 +116,50 @@ def loaded_of(known: Entries, positions: Positions) -> Entries | None:
     return known[loaded] if int(loaded.sum()) == positions.new + positions.changed else None
 
 
+def highest_of(known: Entries, records: Hashes) -> npt.NDArray[np.int64]:
+    """Return the highest version that entries have of each of some records; UNVERSIONED where they have none."""
+    result = np.full(len(records), UNVERSIONED, np.int64)
+    known = known[known["version"] > UNKNOWN_VERSION]
+    if len(known):
+        known = known[np.argsort(known["record"], kind="stable")]
+        begins = np.flatnonzero(np.r_[True, known["record"][1:] != known["record"][:-1]])
+        names, highest = known["record"][begins], np.maximum.reduceat(known["version"], begins)
+        at = np.minimum(np.searchsorted(names, records), len(names) - 1)
+        result = np.where(names[at] == records, highest[at], UNVERSIONED)
+    return result
+
+
+def _of_the_last_kind(loaded: Entries) -> npt.NDArray[np.bool_]:
+    """Return which entries have a version, or none, like the last one that was loaded of their record.
+
+    A row without a version is not shown any more once one with a version was loaded, nor the other way round: if the
+    query returns it again, it is loaded again.
+    """
+    unversioned, versioned = loaded["version"] == UNVERSIONED, loaded["version"] > UNKNOWN_VERSION
+    if not (unversioned.any() and versioned.any()):
+        return np.ones(len(loaded), np.bool_)
+    _, record = np.unique(loaded["record"], return_inverse=True)
+    last_of = np.full((2, len(loaded)), -1)
+    for kind, of_kind in enumerate((unversioned, versioned)):
+        np.maximum.at(last_of[kind], record[of_kind], np.flatnonzero(of_kind))
+    overtaken_at = np.where(unversioned, last_of[1][record], last_of[0][record])
+    result: npt.NDArray[np.bool_] = ~(unversioned | versioned) | (np.arange(len(loaded)) > overtaken_at)
+    return result
+
+
 def _with_records(loaded: Entries, found: Entries) -> Entries:
-    """Return entries, those of an earlier release with the records and owners of the messages that are still there."""
-    bare = np.flatnonzero(loaded["record"] == 0)
-    if not (len(bare) and len(found)):
-        return loaded
+    """Return entries, those of an earlier release with what the messages say that are still there."""
     result = loaded.copy()
-    for name, of, among in (
-        ("record", loaded["key"][bare], found["key"]),
-        ("owned", _pairs(loaded[bare]), _pairs(found)),
+    for name, bare, of, among in (
+        ("record", loaded["record"] == 0, loaded["key"], found["key"]),
+        ("owned", loaded["record"] == 0, _pairs(loaded), _pairs(found)),
+        ("version", loaded["version"] == UNKNOWN_VERSION, loaded["key"], found["key"]),
     ):
-        order = np.argsort(among)
-        at = order[np.minimum(np.searchsorted(among, of, sorter=order), len(order) - 1)]
-        result[name][bare] = np.where(among[at] == of, found[name][at], 0)
+        at = np.flatnonzero(bare)
+        if len(at) and len(found):
+            order = np.argsort(among)
+            place = order[np.minimum(np.searchsorted(among, of[at], sorter=order), len(order) - 1)]
+            result[name][at] = np.where(among[place] == of[at], found[name][place], result[name][at])
     return result
 
 
@@ -136,6 +170,7 @@ def _by_place(found: Entries, positions: Positions) -> Plan:
     loaded = np.zeros(positions.new + positions.changed, ENTRY)
     first = found[: positions.new]
     loaded[: len(first)] = first
+    loaded["version"][len(first) :] = UNKNOWN_VERSION
     loaded["changed"][positions.new :] = 1
     return Plan(fate, np.concatenate([loaded, found[positions.new :]]), max(positions.new - len(found), 0))
 

@@ -12,16 +12,30 @@ from pipelines.history.columns import IDENTITY
 from vitalake.lake.datasets.dataset import Dataset
 
 ENTRY = np.dtype(
-    [("key", "<u8"), ("content", "<u8"), ("changed", "u1"), ("replaced", "<u8"), ("record", "<u8"), ("owned", "<u8")]
+    [
+        *(("key", "<u8"), ("content", "<u8"), ("changed", "u1"), ("replaced", "<u8")),
+        *(("record", "<u8"), ("owned", "<u8"), ("version", "<i8")),
+    ]
 )
-"""41 bytes per message: hashes of its key and version and of all its columns; whether it replaces another message, and
-the content hash of that one; a hash of its record, whatever the version, and one of record and patient together.
+"""49 bytes per message: hashes of its key and version and of all its columns; whether it replaces another message, and
+the content hash of that one; a hash of its record, whatever the version, and one of record and patient together; and
+the version that the query gave it.
 
-The last is 0 if the message has no number or no patient, or if the patient is part of the key: then the key says whose
+``owned`` is 0 if the message has no number or no patient, or if the patient is part of the key: then the key says whose
 it is. The record is 0 only in an entry that an earlier release wrote."""
 
-EARLIER_ENTRY = np.dtype([(name, ENTRY[name]) for name in ("key", "content", "changed", "replaced")])
-"""Entry of an earlier release, which kept the last two hashes in arrays of their own, of rows loaded or not."""
+UNVERSIONED, UNKNOWN_VERSION = -(2**63), -(2**63) + 1
+"""In the place of a version: the query gave none; and, in an entry of an earlier release, nobody knows whether it did.
+Both are below every version."""
+
+EARLIER_ENTRIES = tuple(
+    np.dtype([(name, ENTRY[name]) for name in names])
+    for names in (
+        ("key", "content", "changed", "replaced"),
+        ("key", "content", "changed", "replaced", "record", "owned"),
+    )
+)
+"""Entries of earlier releases. The first kept records and owners in arrays of their own, of rows loaded or not."""
 
 Hashes = npt.NDArray[np.uint64]
 Entries = npt.NDArray[np.void]
@@ -42,10 +56,14 @@ class Digests:
         self._has_owners = bool(patient) and patient[0] not in number
 
     def of(self, table: pa.Table, starts: npt.NDArray[np.int64]) -> Entries:
-        """Return the entry of each message of a table."""
+        """Return the entry of each message of a table, which has the dataset's types."""
         entries = np.zeros(len(starts), ENTRY)
+        entries["version"] = UNVERSIONED
         if not len(starts):
             return entries
+        if "version" in table.schema.names:
+            versions = table["version"].combine_chunks().fill_null(UNVERSIONED)
+            entries["version"] = versions.to_numpy(zero_copy_only=False)[starts]
         hashes = {name: self._hashes(name, table[name]) for name in table.schema.names}
         place = np.arange(table.num_rows) - np.repeat(starts, np.diff(np.r_[starts, table.num_rows]))
         rows = mix(_sum(hashes, table.schema.names) + mix(place.astype(np.uint64)))

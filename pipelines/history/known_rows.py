@@ -17,13 +17,23 @@ from zipfile import BadZipFile, ZipFile
 import numpy as np
 import numpy.typing as npt
 
-from pipelines.history.change_detection import Positions, loaded_of
-from pipelines.history.digests import EARLIER_ENTRY, ENTRY, Entries, Hashes
+from pipelines.history.change_detection import Positions, highest_of, loaded_of
+from pipelines.history.digests import (
+    EARLIER_ENTRIES,
+    ENTRY,
+    UNKNOWN_VERSION,
+    UNVERSIONED,
+    Entries,
+    Hashes,
+)
 from vitalake.errors import LakeError
 from vitalake.folders import folder_lock, sync_folder
 
-MEMBERS = ("entries", "form", "given", "records", "owned")
+MEMBERS = ("entries", "form", "given", "epoch", "records", "owned")
 """Of a file; see Known."""
+
+EARLIER_MEMBERS = ({"entries", "form"}, {"entries", "form", "records", "owned"}), (set(MEMBERS) - {"epoch"},)
+"""Of a file of an earlier release, for each of the EARLIER_ENTRIES."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +43,8 @@ class Known:
     Attributes:
         entries: of the messages, in the order of loading.
         form: a digest of the query's columns.
-        given_us: the greatest version by time that a load has given; 0: not known.
+        given_us: the greatest version by time that a load has given; 0: not known; 1: none was.
+        epoch: of the load that wrote it; 0: one of an earlier release.
         records: records of an earlier release's file, which does not say which of them were loaded; in order.
         owned: the same, of record and patient together.
     """
@@ -41,6 +52,7 @@ class Known:
     entries: Entries = field(default_factory=lambda: np.zeros(0, ENTRY))
     form: str = ""
     given_us: int = 0
+    epoch: int = 0
     records: Hashes = field(default_factory=lambda: np.zeros(0, np.uint64))
     owned: Hashes = field(default_factory=lambda: np.zeros(0, np.uint64))
 
@@ -53,6 +65,17 @@ class Known:
         """Return which messages are of a record that this file has, whatever the version and the patient."""
         earlier = self.entries["key"][self.entries["record"] == 0]  # of a query without versions: the record's
         return _among(found["record"], self.entries["record"], self.records) | _among(found["key"], earlier)
+
+    def others(self, found: Entries) -> npt.NDArray[np.bool_]:
+        """Return which messages are of a record that this file has under another key: with a version, or without."""
+        return _count(self.entries["record"], found["record"]) > _count(self.entries["key"], found["key"])
+
+    def unversioned(self, found: Entries) -> npt.NDArray[np.bool_]:
+        """Return which messages are of a record that this file has without a version."""
+        versions = self.entries["version"]
+        # An earlier release did not note it; a row that it loaded in the place of another one had none, mostly.
+        perhaps = (versions == UNKNOWN_VERSION) & ((self.given_us > 0) | (self.entries["changed"] == 1))
+        return _among(found["record"], self.entries["record"][(versions == UNVERSIONED) | perhaps])
 
     def owners(self, found: Entries) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
         """Return which messages are of a record whose patient this file knows, and which name a patient as it does."""
@@ -68,24 +91,37 @@ class Before:
     Attributes:
         loaded: of each message, whether its record was loaded by another source, in another incarnation, or by a query
             of this one that gave it another key: one that returned versions.
+        unversioned: whether its record was loaded before without a version, by any source.
+        highest: the highest version of its record that this source has loaded, in any incarnation.
         foreign: whether another source has the record, and only for other patients.
         sources: the names of those sources.
+        complete: whether files tell all that this source has loaded. If not, every record counts as loaded.
         own: whether this source has loaded the record for some patient, in any incarnation.
         moved: whether it has done so, and only for other patients.
     """
 
     loaded: npt.NDArray[np.bool_]
+    unversioned: npt.NDArray[np.bool_]
+    highest: npt.NDArray[np.int64]
     foreign: npt.NDArray[np.bool_]
     sources: list[str]
+    complete: bool
     own: npt.NDArray[np.bool_]
     moved: npt.NDArray[np.bool_]
 
 
 class KnownRows:
-    """The file of digests of one source, dataset and incarnation."""
+    """The file of digests of one source, dataset and incarnation.
 
-    def __init__(self, home: Path, name: str) -> None:
-        self.home, self.name = home, name
+    Args:
+        home: where it is.
+        name: of source, dataset and incarnation.
+        last_epoch: of the last span that the lake has of it. A file that a load before that one wrote is as good as
+            missing: it can name rows that were to be loaded, and were not.
+    """
+
+    def __init__(self, home: Path, name: str, *, last_epoch: int = 0) -> None:
+        self.home, self.name, self.last_epoch = home, name, last_epoch
         self.path = home / "history" / f"{name}.npz"
 
     @contextmanager
@@ -138,7 +174,8 @@ class KnownRows:
             LakeError: a file is damaged.
         """
         source, dataset, _ = self.name.split(".")
-        seen, foreign, own, same = (np.zeros(len(found), np.bool_) for _ in range(4))
+        seen, unversioned, foreign, own, same = (np.zeros(len(found), np.bool_) for _ in range(5))
+        highest = np.full(len(found), UNVERSIONED, np.int64)
         told, sources = set[str](), set[str]()
         others: dict[str, tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]] = {}
         for path in sorted(self.path.parent.glob(f"*.{dataset}.*.npz")):
@@ -155,9 +192,11 @@ class KnownRows:
             if loaded is not None and not under_way:
                 known = replace(known, entries=loaded)
             seen |= known.has(found)
+            unversioned |= known.unversioned(found)
             recorded, owned = known.owners(found)
             if (other := path.name.partition(".")[0]) == source:
                 own, same = own | recorded, same | owned
+                highest = np.maximum(highest, highest_of(known.entries, found["record"]))
             else:  # in another incarnation a source can have given a record to another patient
                 before = others.get(other, (np.zeros(len(found), np.bool_),) * 2)
                 others[other] = before[0] | recorded, before[1] | owned
@@ -175,21 +214,24 @@ class KnownRows:
             own[~asked] |= found["owned"][~asked] != 0
             same[~asked] = True
             own[at], same[at] = own[at] | recorded, same[at] | owned
-            seen[at] |= known.has(found[at]) & ~_among(found["key"][at], known.entries["key"])
-        if not told.issuperset(incarnations):  # nothing tells which records these are
+            seen[at] |= known.others(found[at])
+            unversioned[at] |= known.unversioned(found[at])
+            highest[at] = np.maximum(highest[at], highest_of(known.entries, found["record"][at]))
+        if not (complete := told.issuperset(incarnations)):  # nothing tells which records these are
             seen[:] = True
-        return Before(seen, foreign, sorted(sources), own, own & ~same)
+        return Before(seen, unversioned, highest, foreign, sorted(sources), complete, own, own & ~same)
 
     def read(self) -> Known:
-        """Return what the file says; nothing if there is none.
+        """Return what the file says; nothing if there is none, or if it is older than the lake, as of a back-up.
 
         Raises:
             LakeError: it is damaged.
         """
         try:
-            return read_known(self.path)
+            known = read_known(self.path)
         except FileNotFoundError:
             return Known()
+        return Known() if 0 < known.epoch < self.last_epoch else known
 
     def given_by_all(self) -> int:
         """Return the greatest version by time that the dataset's files have; 0: none. Call it within ``locked``.
@@ -210,7 +252,7 @@ class KnownRows:
         """
         part = self.path.with_suffix(".part")
         earlier = (known.records, known.owned) if not known.complete else (np.zeros(0, np.uint64),) * 2
-        values = (known.entries, np.array(known.form), np.array(known.given_us), *earlier)
+        values = (known.entries, np.array(known.form), np.array(known.given_us), np.array(known.epoch), *earlier)
         with self._writing():
             self.path.parent.mkdir(mode=0o700, exist_ok=True)
             with open(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
@@ -270,16 +312,25 @@ def read_known(path: Path) -> Known:
         arrays = {name.removesuffix(".npy"): _array(archive, name) for name in archive.namelist()}
         entries, names = arrays["entries"], arrays.keys()
         records, owned = (arrays.get(name, np.zeros(0, np.uint64)) for name in ("records", "owned"))
-        if earlier := entries.dtype == EARLIER_ENTRY:
-            entries = np.zeros(len(entries), ENTRY)
-            for name in EARLIER_ENTRY.names or ():
-                entries[name] = arrays["entries"][name]
+        given, epoch = (int(arrays.get(name, 0)) for name in ("given", "epoch"))
+        allowed: Collection[set[str]] = (set(MEMBERS),)
+        if entries.dtype in EARLIER_ENTRIES:
+            allowed = EARLIER_MEMBERS[EARLIER_ENTRIES.index(entries.dtype)]
+            entries = _of_now(entries)
         # Not checked by zipfile: a length that swallows the names of the members behind it.
-        all_there = names in (({"entries", "form"}, set(MEMBERS) - {"given"}) if earlier else (set(MEMBERS),))
-        all_there &= not any(member.comment for member in archive.infolist())
+        all_there = names in allowed and not any(member.comment for member in archive.infolist())
         if not all_there or entries.dtype != ENTRY or not records.dtype == owned.dtype == np.uint64:
             raise ValueError
-        return Known(entries, str(arrays["form"]), int(arrays.get("given", 0)), records, owned)
+        return Known(entries, str(arrays["form"]), given, epoch, records, owned)
+
+
+def _of_now(earlier: Entries) -> Entries:
+    """Return entries of an earlier release with the fields of now."""
+    entries = np.zeros(len(earlier), ENTRY)
+    for name in earlier.dtype.names or ():
+        entries[name] = earlier[name]
+    entries["version"] = UNKNOWN_VERSION
+    return entries
 
 
 def _given_of(path: Path) -> int:
@@ -315,6 +366,13 @@ def _undamaged(path: Path) -> Iterator[None]:
             remedy="Restore the file from a back-up. Without one, delete it and change the text that the incarnation "
             "of its job returns: everything is read again, see docs/how-to/history.md. Nothing was loaded.",
         ) from None
+
+
+def _count(among: Hashes, numbers: Hashes) -> npt.NDArray[np.intp]:
+    """Return how often each number is among others."""
+    known = np.sort(among)
+    counts: npt.NDArray[np.intp] = np.searchsorted(known, numbers, "right") - np.searchsorted(known, numbers)
+    return counts
 
 
 def _among(numbers: Hashes, *among: Hashes) -> npt.NDArray[np.bool_]:

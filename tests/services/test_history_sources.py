@@ -45,7 +45,7 @@ columns:
   - {name: given_at, type: timestamp, class: date-of-service, statistics: true, description: x}
 """
 DOSES = """
-SELECT {number} AS dose_id, {version} AS version, '{patient}' AS patient_id, '7' AS encounter_id, 'completed' AS status,
+SELECT {number} AS dose_id,{version} '{patient}' AS patient_id, '7' AS encounter_id, 'completed' AS status,
     {dose}::DOUBLE AS dose, TIMESTAMP '2026-01-05 08:00' AS given_at
 """
 
@@ -63,8 +63,12 @@ class Homes:
         return load_history(load_settings(self.home), self.job(source, *doses, more=more), gate=gate)
 
     def job(self, source: str, *doses: dict[str, Any], more: str = "") -> str:
-        """Return the path of a job that loads doses."""
-        query = " UNION ALL ".join(DOSES.format(**{"number": 1, "version": 1} | dose) for dose in doses)
+        """Return the path of a job that loads doses; one with the version None makes a query without versions."""
+        rows = [{"number": 1, "version": 1} | dose for dose in doses]
+        columns = ["" if row["version"] is None else f" {row['version']} AS version," for row in rows]
+        query = " UNION ALL ".join(
+            DOSES.format(**row | {"version": column}) for row, column in zip(rows, columns, strict=True)
+        )
         (self.home / f"{source}.sql").write_text(query)
         job = f"source: {source}\nwarehouse: 'duckdb::memory:'\ndatasets: {{drug_dose: {source}.sql}}\n{more}\n"
         (self.home / f"{source}.yaml").write_text(job)

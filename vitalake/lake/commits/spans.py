@@ -229,11 +229,13 @@ class Begun:
         positions: (UUID of the topic, partition) → where it is read on.
         topics: UUID → name of a topic; empty: it cannot be known any more, see ``SpanLog.begin_at``.
         claimed: UUIDs of the topics that the job has ever read; earlier releases did not record names.
+        epochs: UUID of a topic → epoch of the last span of it that was decided; earlier releases did not record it.
     """
 
     positions: dict[tuple[str, int], int] = field(default_factory=dict)
     topics: dict[str, str] = field(default_factory=dict)
     claimed: set[str] = field(default_factory=set)
+    epochs: dict[str, int] = field(default_factory=dict)
 
 
 class SpanLog:
@@ -344,6 +346,7 @@ class SpanLog:
     def begun(self, *, job: str, dataset: str) -> Begun:
         """Return every partition that was ever begun, also if nothing of it was read."""
         mine, claims, topics, places = _job_number(job), f"claim/{dataset}/", f"topic/{dataset}/", f"{dataset}/"
+        epochs = _last_app(dataset, "")
         found = Begun()
         for app, version in read_transactions(self.table.storage).items():
             if app.startswith(topics):
@@ -351,6 +354,8 @@ class SpanLog:
                 found.topics[topic_id] = topic
             elif app.startswith(claims) and version == mine:
                 found.claimed.add(app.removeprefix(claims))
+            elif app.startswith(epochs):
+                found.epochs[app.removeprefix(epochs)] = version
             elif app.startswith(places):
                 topic_id, _, partition = app.removeprefix(places).rpartition("/")
                 if partition.isdecimal():
@@ -450,7 +455,8 @@ class SpanLog:
             return "commit"
 
         failpoint("before-decide")
-        self.table.commit_when(ready, add=row, transactions={**span.transactions, epoch_app: span.epoch})
+        last = {_last_app(span.dataset, part.id.topic_id): span.epoch for part in span.parts if span.kind == "stream"}
+        self.table.commit_when(ready, add=row, transactions={**span.transactions, **last, epoch_app: span.epoch})
 
     def _is_decided(self, span: Span) -> bool:
         """Return whether this span is in the table; reads it only if all partitions are at the end of the span."""
@@ -493,6 +499,11 @@ class SpanLog:
 
 def _fence_app(dataset: str) -> str:
     return f"fence/{dataset}"
+
+
+def _last_app(dataset: str, topic_id: str) -> str:
+    """Return the application whose transaction keeps the epoch of a topic's last span."""
+    return f"last/{dataset}/{topic_id}"
 
 
 def _job_number(job: str) -> int:
