@@ -293,7 +293,7 @@ class _Load:
             self.known, self.found, self.form, to_load, self.lake, self.job, accept_moved=self.accept_moved, warn=warn
         )
         if not before.complete:  # nothing tells which records were loaded, nor how
-            before.unversioned[:] = max(self.known.given_by_all(), self.given_us) > NONE_GIVEN
+            before.unversioned[:] |= max(self.known.given_by_all(), self.given_us) > NONE_GIVEN
         return before
 
     def _chosen(
