@@ -50,7 +50,7 @@ def loaded_incarnations(lake: Lake, job: Job) -> dict[PartId, int]:
     begun = lake.spans.begun(job=job.name, dataset=lake.dataset.name)
     # Earlier releases recorded no names; others are topics of other jobs.
     topic_ids = {topic_id for topic_id, name in begun.topics.items() if name == topic}
-    parts = [PartId(topic, topic_id, 0) for topic_id in topic_ids | (begun.claimed - begun.topics.keys())]
+    parts = [PartId(topic, topic_id, 0) for topic_id in sorted(topic_ids | (begun.claimed - begun.topics.keys()))]
     return {part: begun.epochs.get(part.topic_id, 0) for part in parts if positions_of(lake, part)}
 
 

@@ -10,10 +10,13 @@ from typing import Any
 
 import pytest
 
+from pipelines.history.load import load_history
 from tests import forking
 from tests.services.earlier_digests import as_an_earlier_release
-from tests.services.test_history_sources import Homes
+from tests.services.test_history_sources import Homes, Meanwhile
 from vitalake.lake.commits import spans
+from vitalake.lake.commits.spans import Superseded
+from vitalake.settings import load_settings
 
 PATIENT = "P-1"
 
@@ -106,24 +109,25 @@ def test_any_loads_show_what_was_loaded_last(homes: Homes, seed: int) -> None:
         assert (loaded, homes.shown()) == (model.load(source, text, rows), model.shown())
 
 
-@pytest.mark.parametrize("earlier", [False, True])
+@pytest.mark.parametrize(("x", "y", "earlier"), [("1", "2", False), ("1", "2", True), ("2", "1", True)])
 def test_a_text_of_the_incarnation_that_comes_back_reads_everything_again(
-    homes: Homes, earlier: bool, monkeypatch: pytest.MonkeyPatch
+    homes: Homes, x: str, y: str, earlier: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nothing was read, and what had been loaded meanwhile stayed shown."""
     first, second = (row(1, 10), row(2, 20)), (row(1, 11), row(2, 20))
     with monkeypatch.context() as patched:
         if earlier:  # which recorded no epochs of spans
             patched.setattr(spans, "_last_app", lambda dataset, _topic_id: f"x/{dataset}/x")
-        for text, rows, loaded in (("x", first, 2), ("y", second, 2)):
+        for text, rows, loaded in ((x, first, 2), (y, second, 2)):
             assert homes.load("city", *rows, more=incarnation(text)) == loaded
-    assert homes.load("city", *first, more=incarnation("x")) == 2
-    assert homes.load("city", *first, more=incarnation("x")) == 0
+    assert homes.load("city", *second, more=incarnation(y)) == 0
+    assert homes.load("city", *first, more=incarnation(x)) == 2
+    assert homes.load("city", *first, more=incarnation(x)) == 0
     assert homes.shown() == [10.0, 20.0]
-    assert homes.load("city", *second, more=incarnation("y")) == 2
+    assert homes.load("city", *second, more=incarnation(y)) == 2
     assert homes.shown() == [11.0, 20.0]
-    assert homes.load("city", *first, more=incarnation("x")) == 2
-    assert homes.load("city", *second, more=incarnation("x")) == 1
+    assert homes.load("city", *first, more=incarnation(x)) == 2
+    assert homes.load("city", *second, more=incarnation(x)) == 1
     assert homes.shown() == [11.0, 20.0]
 
 
@@ -134,6 +138,28 @@ def test_a_load_that_was_killed_under_a_text_that_came_back_goes_on(homes: Homes
     assert killed.wait(60) == -signal.SIGKILL
     assert homes.load("city", row(1, 10), row(2, 20), more=incarnation("x")) == 0
     assert homes.shown() == [10.0, 20.0]
+
+
+def test_a_load_that_one_of_another_incarnation_overtook_ends_and_then_reads_everything(homes: Homes) -> None:
+    homes.load("city", row(1, 10), more=incarnation("x"))
+    later = homes.job("city", row(1, 11), more=incarnation("y"))
+    job = Path(homes.job("early", row(1, 10), row(2, 20), more=incarnation("x")))
+    job.write_text(job.read_text().replace("source: early", "source: city"))
+    overtaking = Meanwhile(lambda: load_history(load_settings(homes.home), later))
+    with pytest.raises(Superseded):
+        load_history(load_settings(homes.home), str(job), gate=overtaking)
+    assert (overtaking.loaded, homes.shown()) == (1, [11.0])
+    assert load_history(load_settings(homes.home), str(job)) == 2
+    assert homes.shown() == [10.0, 20.0]
+
+
+def test_an_earlier_version_that_comes_late_in_another_incarnation_is_not_shown(homes: Homes) -> None:
+    homes.load("town", row(1, 10))
+    assert homes.load("city", row(1, 50, 5), more=incarnation("x")) == 1
+    assert homes.load("city", row(1, 40, 4), more=incarnation("y")) == 1
+    assert homes.shown() == [50.0]
+    assert homes.load("city", row(1, 60, 6), more=incarnation("y")) == 1
+    assert homes.shown() == [60.0]
 
 
 def test_a_version_that_a_query_returns_later_shows_its_highest_row(homes: Homes) -> None:
