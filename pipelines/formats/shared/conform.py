@@ -140,18 +140,14 @@ class Conformer:
         identities, refused = decoded.identities, None
         if rejects:
             good = ~np.isin(message, np.fromiter((r.message for r in rejects), np.int32, len(rejects)))
-            bad = np.flatnonzero(~good)
             given = rows["issued_at"].is_valid().to_numpy(zero_copy_only=False) & in_time
-            signs = np.where(plausible, NO_VALUE, np.where(value < self._vocabulary.least[code], TOO_LOW, TOO_HIGH))
-            of_bad = rows.take(pa.array(bad))
-            ids, _ = self._identify(of_bad, [identities[row] for row in bad.tolist()])
-            refused = refused_of(
-                of_bad,
-                ids,
-                signs[bad],
-                np.where(timely & (effective <= latest), effective, broker_us)[bad],
-                np.where(given, issued, broker_us)[bad],
-                message[bad],
+            refused = self._refused(
+                np.flatnonzero(~good),
+                rows,
+                decoded,
+                signs=np.where(plausible, NO_VALUE, np.where(value < self._vocabulary.least[code], TOO_LOW, TOO_HIGH)),
+                effective_us=np.where(timely & (effective <= latest), effective, broker_us),
+                available_us=np.where(given, issued, broker_us),
             )
             rows, message, code, value = rows.filter(pa.array(good)), message[good], code[good], value[good]
             measured, broker_us = measured[good], broker_us[good]
@@ -163,6 +159,21 @@ class Conformer:
         if decoded.ended is not None:
             refused = joined(refused, self._ended(decoded.ended, broker_ms))
         return _without_contradictions(replace(conformed, refused=refused, local=local))
+
+    def _refused(
+        self,
+        bad: npt.NDArray[np.intp],
+        rows: pa.RecordBatch,
+        decoded: Decoded,
+        *,
+        signs: npt.NDArray[np.float64],
+        effective_us: npt.NDArray[np.int64],
+        available_us: npt.NDArray[np.int64],
+    ) -> RefusedRows:
+        """Return what is kept of the rows ``bad``, whose messages are rejected; other arguments are of all rows."""
+        of_bad = rows.take(pa.array(bad))
+        ids, _ = self._identify(of_bad, [decoded.identities[row] for row in bad.tolist()])
+        return refused_of(of_bad, ids, signs[bad], effective_us[bad], available_us[bad], decoded.message[bad])
 
     def _ended(self, ended: Decoded, broker_ms: npt.NDArray[np.int64]) -> RefusedRows:
         """Return the rows that report a missing value: they end the value that the ward showed before."""
