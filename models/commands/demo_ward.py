@@ -187,7 +187,9 @@ class WardClock:
     def _set(self, start_us: int, *, speed: float) -> None:
         from vitalake import clock
 
-        self.store.set_replay(self._replay(start_us=start_us, wall_us=clock.now_us(), speed=speed, end_us=self._end_us))
+        self.store.time.set_replay(
+            self._replay(start_us=start_us, wall_us=clock.now_us(), speed=speed, end_us=self._end_us)
+        )
 
 
 class BoardWatch:

@@ -184,9 +184,9 @@ class OnlineFeed:
         if self._taker is None or not recent:
             return
         own = (span.decided_us for span in recent if span.kind == "stream" and f"{span.job}/{span.shard}" == writer)
-        is_new = self.store.is_new()
-        if is_new or self.store.is_older(writer, max(own, default=0)):
-            self.store.note_incomplete()
+        is_new = self.store.completeness.is_new()
+        if is_new or self.store.completeness.is_older(writer, max(own, default=0)):
+            self.store.completeness.note_incomplete()
             which = "new" if is_new else "an older copy"
             _log.error(
                 f"online store is {which}, and lacks rows that the lake has",
@@ -210,7 +210,7 @@ class OnlineFeed:
         """
         tokens = self._tokens("patient_id", pa.array(patients, pa.string()))
         survivors = map(self.store.survivor, tokens)
-        return [patient for patient, token in zip(patients, survivors, strict=True) if self.store.has(token)]
+        return [patient for patient, token in zip(patients, survivors, strict=True) if self.store.patients.has(token)]
 
     def rewind(self, positions: Mapping[PartId, int], *, others: bool = False) -> int:
         """Delete undecided values that could belong to another patient when they are read again; see OnlineStore."""
@@ -245,7 +245,7 @@ class OnlineFeed:
         """
         if self._taker is not None:
             with suppress(ServiceUnavailable):
-                self._write(lambda store: store.beat(writer, ended=ended))
+                self._write(lambda store: store.lanes.beat(writer, ended=ended))
 
     def close(self) -> None:
         """Close what was opened."""
@@ -288,7 +288,7 @@ class OnlineFeed:
 
     def _is_taken(self, token: str) -> bool:
         """Return whether a Person need not be offered again: the store has the patient, or does not admit them."""
-        return self.store.has(self.store.survivor(token)) or not (self._admits is None or self._admits(token))
+        return self.store.patients.has(self.store.survivor(token)) or not (self._admits is None or self._admits(token))
 
     def _refused(self, refused: RefusedRows, rejected: Sequence[int], poll: Poll) -> Values:
         """Return rows that end the earlier values of refused measurements, and one row for each rejected message."""
@@ -442,7 +442,7 @@ class OnlineFeed:
         It is null for rows of a warehouse and in a replay: their times are not compared with our clock.
         """
         came = pa.array(outcome.poll.broker_ms[outcome.message] * 1000, pa.int64())
-        if outcome.poll.format == WAREHOUSE or self.store.replay() is not None:
+        if outcome.poll.format == WAREHOUSE or self.store.time.replay() is not None:
             came = pa.nulls(outcome.rows.num_rows, pa.int64())
         elif self._again:
             sources = outcome.rows["source"].to_pylist()
@@ -457,7 +457,7 @@ class OnlineFeed:
 
     def _clamped(self, stated_us: int, came_us: int | None, *, ours: bool) -> int:
         """Return the stated beginning, clamped to our clock where the sender's is ahead: see clamped_time."""
-        return stated_us if came_us is None else clamped_time(stated_us, came_us, self.store.now_us(), ours=ours)
+        return stated_us if came_us is None else clamped_time(stated_us, came_us, self.store.time.now_us(), ours=ours)
 
     def _look_up(self, tokens: list[str]) -> None:
         """Store the dates of birth from the vault of those of the patients whose date the online store does not know.
@@ -467,7 +467,7 @@ class OnlineFeed:
         people: list[tuple[str, str, int, Fact]] = []
         for token in dict.fromkeys(tokens):
             survivor = self.store.survivor(token)
-            known = self.store.person(survivor, own=True)
+            known = self.store.facts.person(survivor, own=True)
             if known is None or not known.born:
                 people += self._born_by_vault(survivor, known)
                 people += self._born_by_vault(token, known) if token != survivor else []
@@ -552,7 +552,7 @@ class OnlineFeed:
         given_up = pc.utf8_slice_codeunits(rows["device_id"].cast(pa.string()), len(MERGED))
         old, new = self._tokens("patient_id", given_up), self._tokens("patient_id", rows["patient_id"])
         versions, statuses = rows["version"].to_pylist(), _strings(rows, "status")
-        begins, horizon = _numbers(rows, "valid_from"), self.store.horizon_us()
+        begins, horizon = _numbers(rows, "valid_from"), self.store.time.horizon_us()
         for number, into, version, status, at in zip(old, new, versions, statuses, begins, strict=True):
             if status != "active" or not (self._admits is None or self._admits(into)):
                 continue
@@ -669,7 +669,7 @@ class OnlineFeed:
         says = zip(patients, called, stay_and_code, _diagnosed(rows), unread, strict=True)
         for patient, key, name, pregnant, (code, over) in says:
             if key and (patient, key) not in known:
-                before = self.store.pregnancies(self.store.survivor(patient)).get(key)
+                before = self.store.facts.pregnancies(self.store.survivor(patient)).get(key)
                 known |= {(patient, key): [*before.names]} if before else {}
             has = known.get((patient, key)) if key else None
             if pregnant:
@@ -751,7 +751,7 @@ def open_online_store(
         raise
     if catch_up:
         try:
-            forget_again(store, settings, keys)
+            forget_again(store.erasure, settings, keys)
         except BaseException:
             store.close()
             raise

@@ -525,7 +525,7 @@ def test_a_care_store_that_was_put_back_forgets_again_when_it_is_opened(base: Pa
     assert _on_the_board(base / "home", WHO) == 0
     settings = _settings(base)
     with closing(open_online_store(settings, load_keys(settings.path(settings.keys)))) as care:
-        assert care.erasures == 1
+        assert care.erasure.erasures == 1
 
 
 def test_a_lake_that_is_not_there_yet_is_not_made_by_looking(tmp_path: Path) -> None:

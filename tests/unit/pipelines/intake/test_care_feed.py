@@ -94,7 +94,7 @@ def test_values_come_under_the_published_pseudonym_and_with_their_true_times(hom
     assert history.value.tolist() == [70.0, 71.0, 72.0]
     assert set(history.code.tolist()) == {code_number("8867-4")}
     assert history.effective_us.tolist() == [int(datetime.fromisoformat(t).timestamp() * 1e6) for t in at]
-    assert set(_store(home).patients()) == set(outcome.rows["patient_id"].to_pylist())
+    assert set(_store(home).patients.revisions()) == set(outcome.rows["patient_id"].to_pylist())
 
 
 def test_what_is_read_again_after_a_kill_is_not_taken_again(home: Path) -> None:
@@ -176,13 +176,13 @@ def test_only_who_is_admitted_goes_to_the_care_store(home: Path) -> None:
     chosen = {patient for patient in published if held_out(patient)}
     assert len(published) == 20
     assert 0 < len(chosen) < 20
-    assert set(_store(home).patients()) == chosen
+    assert set(_store(home).patients.revisions()) == chosen
 
 
 def test_old_values_codes_left_out_and_jobs_without_care_store_nothing(home: Path) -> None:
     _run(_steps(home), [message(1)])  # of last year
     _run(_steps(home, not_to_care=frozenset({"8867-4"})), [message(2, effectiveDateTime=_at(5))], first=1)
-    assert _store(home).patients() == {}
+    assert _store(home).patients.revisions() == {}
     (home / "care.db").unlink()
     _run(_steps(home, care=False), [message(3, effectiveDateTime=_at(5))], first=2)
     assert not (home / "care.db").exists()
@@ -236,7 +236,7 @@ def test_an_admission_puts_a_patient_in_a_bed_and_a_discharge_takes_them_away(ho
         messages = [message for step in steps[:number] for message in step]
         outcome = _admissions(home, messages)
         patient = outcome.rows["patient_id"][0].as_py()
-        stay = _store(home).stay(patient, as_of_us=clock.now_us())
+        stay = _store(home).facts.stay(patient, as_of_us=clock.now_us())
         assert stay is not None
         seen.append((stay.unit, stay.bed, stay.discharged_us is None))
     assert seen == [("4W", "12 A", True), ("ICU", "1 2", True), ("ICU", "1 2", False)]
@@ -251,7 +251,7 @@ def test_who_was_not_discharged_after_all_is_there(home: Path, minutes: int) -> 
     place = "PV1|1|I|ICU^1^2"
     messages: list[bytes | None] = [adt(f"A{n:02}", PID, place, at=told[i]) for i, n in enumerate((1, 3, 13))]
     outcome = _admissions(home, messages)
-    stay = _store(home).stay(outcome.rows["patient_id"][0].as_py(), as_of_us=clock.now_us())
+    stay = _store(home).facts.stay(outcome.rows["patient_id"][0].as_py(), as_of_us=clock.now_us())
     assert stay is not None
     assert (stay.bed, stay.discharged_us) == ("1 2", None)
 
@@ -263,7 +263,7 @@ def test_only_a_discharge_ends_the_stay_of_who_left_a_bed(home: Path, place: str
     now = (clock.now() - timedelta(hours=1)).strftime("%Y%m%d%H%M%S+0000")
     event = "A02" if "OR" in place else "A03"
     outcome = _admissions(home, [adt("A01", PID, "PV1|1|I|ICU^1^2", at=at), adt(event, PID, place, at=now)])
-    stay = _store(home).stay(outcome.rows["patient_id"][0].as_py(), as_of_us=clock.now_us())
+    stay = _store(home).facts.stay(outcome.rows["patient_id"][0].as_py(), as_of_us=clock.now_us())
     assert (stay is not None and stay.discharged_us is not None) == (event == "A03")
 
 
@@ -288,7 +288,7 @@ def test_a_discharge_from_any_place_ends_the_stay_of_its_number_until_it_is_take
     seen = []
     for count in (1, 2, 3):
         patient = _admissions(home, messages[:count]).rows["patient_id"][0].as_py()
-        stay = _store(home).stay(patient, as_of_us=clock.now_us())
+        stay = _store(home).facts.stay(patient, as_of_us=clock.now_us())
         assert stay is not None
         seen.append((stay.discharged_us is None, stay.bed))
     assert seen == [(True, "12 A"), (False, "12 A"), (True, "12 A")]
@@ -597,7 +597,9 @@ def test_of_a_known_patient_a_message_that_cannot_be_decoded_is_counted(home: Pa
         [message(3, effectiveDateTime="yesterday", value=150.0, subject={"reference": "Patient/nobody"})],
         first=2,
     )
-    assert set(_store(home).patients()) == set(outcome.rows["patient_id"].to_pylist()), "no patient is made up of it"
+    assert set(_store(home).patients.revisions()) == set(outcome.rows["patient_id"].to_pylist()), (
+        "no patient is made up of it"
+    )
 
 
 @pytest.mark.parametrize(
@@ -666,7 +668,7 @@ def test_a_child_is_known_as_one_in_any_order_and_by_part_of_the_birth_date(
         written = [outcome.rows, *outcome.extra.values()]
         assert not {name for rows in written for name in rows.schema.names} & set(EXTRA_COLUMNS), "not for the lake"
     token = outcome.rows["patient_id"][0].as_py()
-    stay = _store(home).stay(token, as_of_us=clock.now_us())
+    stay = _store(home).facts.stay(token, as_of_us=clock.now_us())
     assert stay is not None
     assert (stay.age_years, stay.sex) == (expected, "female")
     assert situation_of({}, age_years=stay.age_years, pregnant=False).withheld == "child"
@@ -679,16 +681,16 @@ def test_a_stay_within_a_stay_ends_nothing_but_itself(home: Path) -> None:
     without_end = _stay_of() | {"id": "proc-2", "period": {"start": _at(50)}, "status": "finished"}
     for resource in (open_, procedure, without_end):
         token = _records(home, "encounter", resource).rows["patient_id"][0].as_py()
-        stay = _store(home).stay(token, as_of_us=clock.now_us())
+        stay = _store(home).facts.stay(token, as_of_us=clock.now_us())
         assert stay is not None
         assert stay.discharged_us is None
     for last in ({"status": "cancelled"}, {"status": "entered-in-error"}):
         _records(home, "encounter", procedure | {"id": "proc-3"} | last)
-        stay = _store(home).stay(token, as_of_us=clock.now_us())
+        stay = _store(home).facts.stay(token, as_of_us=clock.now_us())
         assert stay is not None
         assert stay.discharged_us is None
     _records(home, "encounter", open_ | {"status": "finished", "meta": {"versionId": "2"}})
-    stay = _store(home).stay(token, as_of_us=clock.now_us())
+    stay = _store(home).facts.stay(token, as_of_us=clock.now_us())
     assert stay is not None
     assert stay.discharged_us is not None, "finished without an end: it ended when that became known"
     assert stay.discharged_us >= told - 1_000
@@ -707,9 +709,9 @@ def test_a_stay_within_a_stay_ends_nothing_but_itself(home: Path) -> None:
 def test_a_death_that_a_record_tells_is_known_on_the_ward(home: Path, said: dict[str, Any], expected: str) -> None:
     _records(home, "encounter", _stay_of())
     token = _records(home, "patient", _person("1950-01-01") | said).rows["patient_id"][0].as_py()
-    assert _store(home).died(token) == expected
+    assert _store(home).facts.died(token) == expected
     _records(home, "patient", _person("1950-01-01") | {"meta": {"versionId": "2"}, "deceasedBoolean": False})
-    assert _store(home).died(token) == "", "taken back"
+    assert _store(home).facts.died(token) == "", "taken back"
 
 
 @pytest.mark.parametrize("key", ["told", "told-by-results"])
@@ -719,20 +721,20 @@ def test_who_always_says_that_they_live_hides_no_death_that_another_tells(home: 
     record = _person("1950-01-01") | {"deceasedBoolean": False}
     token = _records(home, "patient", record).rows["patient_id"][0].as_py()
     _store(home).put_facts([(token, key, clock.now_us(), Person("unknown", died="yes"))])
-    assert _store(home).died(token) == "yes"
+    assert _store(home).facts.died(token) == "yes"
     _store(home).put_facts([(token, key, clock.now_us(), Person("unknown", died=DELETED))])
-    assert _store(home).died(token) == "", "taken back by who has told it"
+    assert _store(home).facts.died(token) == "", "taken back by who has told it"
     _store(home).put_facts([(token, "~merged", 1, Person("unknown", died="yes"))])
-    assert _store(home).died(token) == "", "of a number given up it was told, and they live"
+    assert _store(home).facts.died(token) == "", "of a number given up it was told, and they live"
     _records(home, "patient", record | {"deceasedBoolean": True, "meta": {"versionId": "2"}})
-    assert _store(home).died(token) == "yes"
+    assert _store(home).facts.died(token) == "yes"
 
 
 def test_who_was_told_of_long_before_the_stay_is_found_in_the_vault(home: Path) -> None:
     token = _records(home, "patient", _person("2018")).rows["patient_id"][0].as_py()
     (home / "care.db").unlink()
     _records(home, "encounter", _stay_of())
-    stay = _store(home).stay(token, as_of_us=clock.now_us())
+    stay = _store(home).facts.stay(token, as_of_us=clock.now_us())
     assert stay is not None
     assert stay.age_years is not None
     assert stay.age_years < 16
@@ -743,7 +745,7 @@ def test_an_admission_message_tells_the_age(home: Path) -> None:
     born = (clock.now() - timedelta(days=400)).strftime("%Y%m%d")
     pid = f"PID|1||1234^^^HOSP^MR||Doe^Jane||{born}|F"
     outcome = _admissions(home, [adt("A01", pid, "PV1|1|I|4W^12^A", at=told)])
-    stay = _store(home).stay(outcome.rows["patient_id"][0].as_py(), as_of_us=clock.now_us())
+    stay = _store(home).facts.stay(outcome.rows["patient_id"][0].as_py(), as_of_us=clock.now_us())
     assert stay is not None
     assert (stay.age_years, stay.sex) == (1, "female")
 
@@ -815,7 +817,7 @@ def test_a_filling_looks_up_who_was_told_of_by_results_only(home: Path) -> None:
     for name in home.glob("care.db*"):
         name.unlink()
     rebuild_online_store(bedside.settings)
-    (token,) = _store(home).patients()
+    (token,) = _store(home).patients.revisions()
     assert _charted(home, token).record.news2.withheld == "child"
 
 
@@ -823,22 +825,22 @@ def test_who_lives_by_an_admission_message_is_not_dead_by_a_laboratory(home: Pat
     steps = _steps(home)
     outcome = _run(steps, [_result(_ago(0.1), 1, "", died="Y")], name="hl7-v2")
     token = outcome.rows["patient_id"][0].as_py()
-    assert _store(home).died(token) == "yes"
+    assert _store(home).facts.died(token) == "yes"
     pid = f"PID|1||1234^^^HOSP^MR||Doe^Jane|||F{'|' * 22}N"
     _admissions(home, [adt("A01", pid, "PV1|1|I|4W^12^A", at=_ago(0.1))])
     _run(steps, [_result(_ago(0.05), 2, "", died="Y")], first=1, name="hl7-v2")
-    assert _store(home).died(token) == ""
+    assert _store(home).facts.died(token) == ""
 
 
 def test_people_who_have_no_stay_do_not_stay_in_the_care_store(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     token = _records(home, "patient", _person("2018")).rows["patient_id"][0].as_py()
     store = _store(home)
-    assert store.person(token) is not None
-    assert store.patients() == {}, "nobody is on the ward by it"
+    assert store.facts.person(token) is not None
+    assert store.patients.revisions() == {}, "nobody is on the ward by it"
     later = clock.now_us() + int((load_settings(home).care.hours + 1) * 3.6e9)
     monkeypatch.setattr(clock, "now_us", lambda: later)
     store.prune()
-    assert store.person(token) is None
+    assert store.facts.person(token) is None
 
 
 def test_a_value_of_the_future_counts_from_when_it_came_and_says_whose_clock_is_wrong(home: Path) -> None:
@@ -973,7 +975,7 @@ def test_a_stay_told_by_fhir_has_a_bed_and_a_transfer_another(home: Path) -> Non
     for number, places in enumerate(([hospital], [hospital, ward, first], [ward, left, now], ["nonsense"], [left]), 1):
         resource = _stay_of() | {"location": places, "meta": {"versionId": str(number)}}
         token = _records(home, "encounter", resource).rows["patient_id"][0].as_py()
-        stay = _store(home).stay(token, as_of_us=clock.now_us())
+        stay = _store(home).facts.stay(token, as_of_us=clock.now_us())
         assert stay is not None
         found.append((stay.unit, stay.bed))
     assert found == [("", ""), ("4 West", "12/A"), ("4 West", "bed-7"), ("4 West", "bed-7"), ("", "")], "left all"
@@ -1006,7 +1008,7 @@ def test_who_has_left_a_bed_does_not_keep_it_wherever_they_are_now(
         token = _records(home, "encounter", resource).rows["patient_id"][0].as_py()
         with closing(_store(home)) as store:
             store.prune()
-            stay = store.stay(token, as_of_us=clock.now_us())
+            stay = store.facts.stay(token, as_of_us=clock.now_us())
     assert stay is not None
     assert (stay.bed, stay.discharged_us) == (expected, None)
 
@@ -1021,12 +1023,12 @@ def test_a_stay_that_is_over_has_no_bed_whenever_it_is_told(home: Path, from_min
         place["period"] = {"start": _at(ago + from_minutes)}
     over = {"status": "finished", "period": {"start": _at(ago + 600), "end": _at(ago)}, "location": [place]}
     token = _records(home, "encounter", _stay_of() | over).rows["patient_id"][0].as_py()
-    assert _store(home).stay(token, as_of_us=clock.now_us()) is None
+    assert _store(home).facts.stay(token, as_of_us=clock.now_us()) is None
     assert _store(home).all_patients() == []
     recent = over | {"period": {"start": _at(600), "end": _at(60)}, "meta": {"versionId": "2"}}
     place["period"] = {"start": _at(30)}
     _records(home, "encounter", _stay_of() | recent | {"location": [place]})
-    stay = _store(home).stay(token, as_of_us=clock.now_us())
+    stay = _store(home).facts.stay(token, as_of_us=clock.now_us())
     assert stay is not None
     assert stay.discharged_us is not None, "told as begun after the end of the stay"
 
@@ -1052,7 +1054,7 @@ def test_a_refused_message_of_who_does_not_go_to_the_store_goes_nowhere(home: Pa
     outcome = _run(_steps(home, care_admits=held_out, not_to_care=frozenset({"8867-4"})), [*known, *refused])
     chosen = {patient for patient in outcome.rows["patient_id"].to_pylist() if held_out(patient)}
     store = _store(home)
-    assert set(store.patients()) == chosen
+    assert set(store.patients.revisions()) == chosen
     assert all((store.history(patient).code == REFUSED).all() for patient in chosen)
 
 
@@ -1080,7 +1082,7 @@ def test_an_admission_told_anew_without_the_birth_date_does_not_make_an_adult_of
     ]
     for messages in (told[:1], told):
         token = _admissions(home, [*messages]).rows["patient_id"][0].as_py()
-    stay = _store(home).stay(token, as_of_us=clock.now_us())
+    stay = _store(home).facts.stay(token, as_of_us=clock.now_us())
     assert stay is not None
     assert (stay.age_years, stay.sex) == known
 
@@ -1092,17 +1094,17 @@ def test_a_store_that_is_filled_again_knows_the_child_of_whom_an_admission_messa
     year = clock.now().year - 8
     bed = "PV1|1|I|4W^12^A"
     ward.tell(adt("A01", _pid(f"{year}{day}"), bed, at=_ago(2)), adt("A02", _pid(""), f"{bed}|||4W^9^A", at=_ago(1)))
-    (token,) = _store(home).patients()
+    (token,) = _store(home).patients.revisions()
     (home / "care.db").unlink()
     rebuild_online_store(ward.settings)
-    stay = _store(home).stay(token, as_of_us=clock.now_us())
+    stay = _store(home).facts.stay(token, as_of_us=clock.now_us())
     assert stay is not None
     assert stay.age_years == 8 - (not day)
     _records(home, "patient", {"resourceType": "Patient", "id": "HOSP|1234", "birthDate": f"{year - 30}-01-01"})
     ward.tell(adt("A08", _pid('""'), bed, at=_ago(0.5)))
     (home / "care.db").unlink()
     rebuild_online_store(ward.settings)
-    stay = _store(home).stay(token, as_of_us=clock.now_us())
+    stay = _store(home).facts.stay(token, as_of_us=clock.now_us())
     assert stay is not None
     assert stay.age_years == 38, "the patient's own record counts first, and no admission message deletes from it"
 
@@ -1115,13 +1117,13 @@ def test_a_later_record_without_birth_date_and_sex_leaves_what_was_known(home: P
     versions = [_person(day) | {"meta": {"versionId": "1"}}, bare]
     for i in order:
         token = _records(home, "patient", versions[i]).rows["patient_id"][0].as_py()
-    stay = _store(home).stay(token, as_of_us=clock.now_us())
+    stay = _store(home).facts.stay(token, as_of_us=clock.now_us())
     assert stay is not None
     assert (stay.age_years, stay.sex) == (8, "female")
     if order == (0, 1):
         (home / "care.db").unlink()
         _records(home, "encounter", _stay_of())
-        stay = _store(home).stay(token, as_of_us=clock.now_us())
+        stay = _store(home).facts.stay(token, as_of_us=clock.now_us())
         assert stay is not None
         assert stay.age_years == 8, "nor in the vault"
 
@@ -1130,8 +1132,8 @@ def test_a_child_without_a_stay_is_known_as_one(home: Path) -> None:
     _records(home, "patient", _person(f"{clock.now().year - 8}-01-01"))
     outcome = _run(_steps(home), [message(1, effectiveDateTime=_at(5), subject={"reference": "Patient/p-1"})])
     token, store = outcome.rows["patient_id"][0].as_py(), _store(home)
-    assert store.stay(token, as_of_us=clock.now_us()) is None
-    age = store.age(token, as_of_us=clock.now_us())
+    assert store.facts.stay(token, as_of_us=clock.now_us()) is None
+    age = store.facts.age(token, as_of_us=clock.now_us())
     assert age == 8
     assert situation_of({}, age_years=age, pregnant=False).withheld == "child"
     chart = _charted(home, token)
@@ -1152,7 +1154,7 @@ def test_a_pregnancy_told_before_its_stay_is_known_in_it(home: Path, first: str)
         outcome = _records(home, dataset, told[dataset])
         _store(home).prune()
     assert not outcome.rejects
-    stay = _store(home).stay(outcome.rows["patient_id"][0].as_py(), as_of_us=clock.now_us())
+    stay = _store(home).facts.stay(outcome.rows["patient_id"][0].as_py(), as_of_us=clock.now_us())
     assert stay is not None
     assert stay.pregnant
 
@@ -1234,7 +1236,7 @@ def test_a_pregnancy_is_taken_back_and_another_one_stays(
     found = []
     for one in seen:
         _records(home, "condition", one)
-        stay = _store(home).stay(token, as_of_us=clock.now_us())
+        stay = _store(home).facts.stay(token, as_of_us=clock.now_us())
         assert stay is not None
         found.append(stay.pregnant)
     assert found == [True, False, True, True, True]
@@ -1285,7 +1287,7 @@ def test_a_diagnosis_is_itself_whatever_its_code_and_stay_and_not_another_of_one
         _records(home, "condition", *filter(None, several))
         store = _store(home)
         for token in tokens:
-            stay = store.stay(token, as_of_us=clock.now_us())
+            stay = store.facts.stay(token, as_of_us=clock.now_us())
             assert stay is not None
             found.setdefault(token, []).append(stay.pregnant)
     expected = [said[-1:] if at_once else (said + 3 * said[-1:])[:4] for _, said in _SAID]
@@ -1300,8 +1302,8 @@ def test_what_is_filled_in_of_a_diagnosis_does_not_stand_beside_it_nor_end_anoth
         told = _pregnancy(meta={"versionId": str(version)}) | elements
         ward.send("condition", [(clock.now(), [json.dumps(told).encode()])])
         rebuild_online_store(ward.settings)
-        (token,) = _store(home).patients()
-        stay = _store(home).stay(token, as_of_us=clock.now_us())
+        (token,) = _store(home).patients.revisions()
+        stay = _store(home).facts.stay(token, as_of_us=clock.now_us())
         assert stay is not None
         found.append(stay.pregnant)
     assert found == [True, True, False]
@@ -1313,8 +1315,8 @@ def test_a_store_that_is_filled_again_does_not_bring_back_what_was_resolved(home
     over = _pregnancy(clinicalStatus=_status("resolved"))
     ward.send("condition", [(clock.now(), [json.dumps(_pregnancy(meta=None)).encode(), json.dumps(over).encode()])])
     rebuild_online_store(ward.settings)
-    (token,) = _store(home).patients()
-    stay = _store(home).stay(token, as_of_us=clock.now_us())
+    (token,) = _store(home).patients.revisions()
+    stay = _store(home).facts.stay(token, as_of_us=clock.now_us())
     assert stay is not None
     assert not stay.pregnant
 
@@ -1327,8 +1329,8 @@ def _decided(home: Path, token: str, encounter: str, *, minutes_ago: int = 0) ->
 
 def _decisions(home: Path, token: str) -> list[str]:
     store = _store(home)
-    stay = store.stay(token, as_of_us=clock.now_us())
-    return [*store.decisions(token, encounter=stay.encounter if stay else "")]
+    stay = store.facts.stay(token, as_of_us=clock.now_us())
+    return [*store.facts.decisions(token, encounter=stay.encounter if stay else "")]
 
 
 def test_what_was_decided_before_the_stay_was_known_holds_for_it_and_not_for_the_next(home: Path) -> None:
@@ -1363,17 +1365,17 @@ def test_what_is_known_of_a_department_holds_while_the_hospital_stay_lasts(home:
     }  # fmt: skip
     _records(home, "condition", diagnosis)
     store = _store(home)
-    stay = store.stay(token, as_of_us=clock.now_us())
+    stay = store.facts.stay(token, as_of_us=clock.now_us())
     assert stay is not None
     _decided(home, token, stay.encounter, minutes_ago=30)
     left = first | {"status": "finished", "period": {"start": _at(110), "end": _at(ends)}, "meta": {"versionId": "2"}}
     _records(home, "encounter", left, _stay_of() | {"id": "d-2", "period": {"start": _at(10)}})
-    after = store.stay(token, as_of_us=clock.now_us())
+    after = store.facts.stay(token, as_of_us=clock.now_us())
     assert after is not None and after.encounter != stay.encounter
     assert after.pregnant
     assert _decisions(home, token) == ["pregnancy"]
     _records(home, "encounter", facility | {"status": "finished", "period": {"start": _at(120), "end": _at(31)}})
-    after = store.stay(token, as_of_us=clock.now_us())
+    after = store.facts.stay(token, as_of_us=clock.now_us())
     assert after is not None
     assert (after.pregnant, _decisions(home, token)) == (ends == 20, ["pregnancy"] if ends == 20 else [])
 
@@ -1384,7 +1386,7 @@ def test_who_is_admitted_from_the_emergency_department_keeps_what_was_decided_th
 ) -> None:
     there = _stay_of() | {"id": "ed", "period": {"start": _at(120), "end": _at(40)}, "status": "finished"}
     token = _records(home, "encounter", there).rows["patient_id"][0].as_py()
-    stay = _store(home).stay(token, as_of_us=clock.now_us())
+    stay = _store(home).facts.stay(token, as_of_us=clock.now_us())
     assert stay is not None
     _decided(home, token, stay.encounter, minutes_ago=60)
     _records(home, "encounter", _stay_of() | {"period": {"start": _at(40 - minutes)}})
@@ -1414,7 +1416,7 @@ def test_what_was_decided_for_a_visit_holds_for_the_encounter_that_is_the_same_s
     pid, bed = "PID|1||p-1^^^^MR", "PV1|1|I|4W^12^A||||||||||||||||V-1"
     messages: list[bytes | None] = [adt("A01", pid, bed, at=_ago(5))]
     token = _admissions(home, messages).rows["patient_id"][0].as_py()
-    stay = _store(home).stay(token, as_of_us=clock.now_us())
+    stay = _store(home).facts.stay(token, as_of_us=clock.now_us())
     assert stay is not None
     assert stay.encounter
     _decided(home, token, stay.encounter, minutes_ago=decided)
@@ -1422,7 +1424,7 @@ def test_what_was_decided_for_a_visit_holds_for_the_encounter_that_is_the_same_s
     if left is not None:
         _admissions(home, [*messages, adt("A03", pid, bed, at=_ago(left))])
     _records(home, "encounter", _stay_of())
-    known = _store(home).stay(token, as_of_us=clock.now_us())
+    known = _store(home).facts.stay(token, as_of_us=clock.now_us())
     assert known is not None
     assert known.encounter != stay.encounter
     assert _decisions(home, token) == kept
@@ -1450,7 +1452,7 @@ def test_the_bed_of_tomorrow_does_not_hide_that_of_today(home: Path) -> None:
 
     places = [bed("today", start=_at(60), end=_at(-600)), bed("tomorrow", start=_at(-1200)), bed("before", end=_at(60))]
     token = _records(home, "encounter", _stay_of() | {"location": places}).rows["patient_id"][0].as_py()
-    stay = _store(home).stay(token, as_of_us=clock.now_us())
+    stay = _store(home).facts.stay(token, as_of_us=clock.now_us())
     assert stay is not None
     assert stay.bed == "today"
 
@@ -1462,7 +1464,7 @@ def test_the_lane_of_each_dataset_that_the_ward_shows_says_that_it_lives(home: P
     assert steps.online_feed is not None
     steps.online_feed.beat("job/0of1")
     steps.close()
-    assert [*_store(home).lanes()] == ["job/0of1"]
+    assert [*_store(home).lanes.beats()] == ["job/0of1"]
 
 
 # -- devices that know no patient, and signs that there is no value --------------------------------------------------
@@ -1571,7 +1573,7 @@ def _adt(event: str, place: str, at: float, *, said: str = "", prior: str = "", 
 
 
 def _lies(home: Path, token: str, *, in_minutes: float = 0) -> tuple[str, str, bool]:
-    stay = _store(home).stay(token, as_of_us=clock.now_us() + int(in_minutes * 60_000_000))
+    stay = _store(home).facts.stay(token, as_of_us=clock.now_us() + int(in_minutes * 60_000_000))
     return ("", "", False) if stay is None else (stay.unit, stay.bed, stay.discharged_us is None)
 
 
@@ -1602,16 +1604,16 @@ def test_a_stay_in_progress_has_begun_and_goes_on_whatever_its_period_says(home:
     """Its start lay an hour ahead, or its planned end had passed: the patient was not on the board."""
     ahead = _stay_of() | {"period": {"start": _at(-60 * hours)}}
     token = _records(home, "encounter", ahead).rows["patient_id"][0].as_py()
-    first = _store(home).stay(token, as_of_us=clock.now_us())
+    first = _store(home).facts.stay(token, as_of_us=clock.now_us())
     assert first is not None and first.discharged_us is None
     _records(home, "encounter", ahead | {"meta": {"versionId": "2"}})
-    again = _store(home).stay(token, as_of_us=clock.now_us())
+    again = _store(home).facts.stay(token, as_of_us=clock.now_us())
     assert again is not None and again.admitted_us == first.admitted_us
     planned = _stay_of() | {"period": {"start": _at(600), "end": _at(60 * hours)}, "meta": {"versionId": "3"}}
     _records(home, "encounter", planned)
     assert _lies(home, token)[2]
     _records(home, "encounter", planned | {"status": "finished", "meta": {"versionId": "4"}})
-    over = _store(home).stay(token, as_of_us=clock.now_us())
+    over = _store(home).facts.stay(token, as_of_us=clock.now_us())
     assert over is not None and over.discharged_us is not None
 
 
@@ -1652,7 +1654,7 @@ def test_a_bed_that_begins_ahead_of_our_clock_is_had_when_its_time_comes(
     token = _records(home, "encounter", _stay_of() | begun | {"location": places}).rows["patient_id"][0].as_py()
     assert _lies(home, token) == (*now, True)
     assert _lies(home, token, in_minutes=45) == (*then, True)
-    stay = _store(home).stay(token, as_of_us=clock.now_us())
+    stay = _store(home).facts.stay(token, as_of_us=clock.now_us())
     assert stay is not None
     assert now == then or stay.moves_us is not None, "the board looks again then"
     over = {"status": "finished", "period": {"start": _at(600), "end": _at(0)}, "meta": {"versionId": "2"}}
@@ -1685,7 +1687,7 @@ def test_a_filling_discharges_nobody_whose_end_is_planned(
     ward = Bedside(home, begin=clock.now() - timedelta(hours=3))
     stay = _stay_of() | {"period": {"start": _at(120), "end": _at(-24 * 60)}}
     ward.send("encounter", [(clock.now(), [json.dumps(stay).encode()])])
-    (token,) = _store(home).patients()
+    (token,) = _store(home).patients.revisions()
     _filled(ward, anew=anew)
     assert _lies(home, token)[2]
     assert _lies(home, token, in_minutes=25 * 60)[2], "it goes on past its planned end"
@@ -1696,7 +1698,7 @@ def test_a_filling_replaces_no_fact_of_the_same_version(home: Path, hours: float
     """A discharge became only a bed that was left, and the stay went on; also if the sender's clock is ahead."""
     ward = Bedside(home, begin=clock.now() - timedelta(hours=3))
     ward.tell(_adt("A01", "MED^1^A", 2), _adt("A03", "MED^1^A", hours, end=_ago(1)))
-    (token,) = _store(home).patients()
+    (token,) = _store(home).patients.revisions()
     assert _lies(home, token)[2] is False
     _filled(ward, anew=False)
     assert _lies(home, token)[2] is False
@@ -1709,12 +1711,12 @@ def test_a_filling_takes_no_older_version_for_its_own(home: Path) -> None:
         stay = _stay_of() | {"status": status, "period": {"start": _at(120)}, "meta": {"versionId": version}}
         ward.send("encounter", [(clock.now(), [json.dumps(stay).encode()])])
     ward.tell(_adt("A01", "MED", 2).replace(b"p-1", b"p-2"), _adt("A03", "MED", 1).replace(b"p-1", b"p-2"))
-    tokens = _store(home).patients()
-    before = {token: _store(home).stay(token, as_of_us=clock.now_us()) for token in tokens}
+    tokens = _store(home).patients.revisions()
+    before = {token: _store(home).facts.stay(token, as_of_us=clock.now_us()) for token in tokens}
     assert all(stay is not None and stay.discharged_us is not None for stay in before.values())
     for _ in range(2):
         _filled(ward, anew=False)
-        assert {token: _store(home).stay(token, as_of_us=clock.now_us()) for token in tokens} == before
+        assert {token: _store(home).facts.stay(token, as_of_us=clock.now_us()) for token in tokens} == before
 
 
 @pytest.mark.parametrize("anew", [False, True])
@@ -1725,7 +1727,7 @@ def test_a_filling_ends_a_stay_of_a_sender_without_versions(home: Path, anew: bo
     over = is_open | {"status": "finished", "period": {"start": _at(120), "end": _at(10)}}
     for minutes, stay in ((60, is_open), (9, over)):
         ward.send("encounter", [(clock.now() - timedelta(minutes=minutes), [json.dumps(stay).encode()])])
-    (token,) = _store(home).patients()
+    (token,) = _store(home).patients.revisions()
     assert _lies(home, token)[2] is False
     _filled(ward, anew=anew)
     assert _lies(home, token)[2] is False
@@ -1740,10 +1742,10 @@ def test_a_filling_tells_the_ward_again_what_the_lake_cannot_take(home: Path) ->
     ward.tell(_adt("A01", "MED^1^A", 2), _adt("A02", "SURG^9^B", 1), refused=1)
     no_stay = _pregnancy(encounter=None)
     ward.send("condition", [(clock.now(), [json.dumps(no_stay).encode()])], refused=1)
-    (token,) = _store(home).patients()
+    (token,) = _store(home).patients.revisions()
 
     def seen() -> tuple[tuple[str, str, bool], bool]:
-        stay = _store(home).stay(token, as_of_us=clock.now_us())
+        stay = _store(home).facts.stay(token, as_of_us=clock.now_us())
         return _lies(home, token), stay is not None and stay.pregnant
 
     before = seen()
@@ -1765,7 +1767,7 @@ def test_a_filling_takes_what_was_sent_again_for_no_news(home: Path, meta: dict[
     ward.tell(*[one.replace(b"p-1", b"p-2").replace(b"V-1", b"V-2") for one in gone])
     over = json.dumps(_stay_of("p-3") | {"id": "e-3", "status": "finished", "period": {"start": _at(300)}} | meta)
     ward.send("encounter", [(clock.now() - timedelta(minutes=85), [over.encode()] * 2)])
-    tokens = _store(home).patients()
+    tokens = _store(home).patients.revisions()
     before = {token: _lies(home, token)[2] for token in tokens}
     assert sorted(before.values()) == [False, False, True]
     _filled(ward, anew=False)
@@ -1792,10 +1794,10 @@ def test_a_filling_that_is_broken_off_leaves_a_store_that_says_it_lacks_somethin
             patch.setattr(care_rewrite, "_batches", breaks_off)
             with pytest.raises(KeyboardInterrupt):
                 rebuild_online_store(ward.settings)
-        assert _store(home).patients()
-        assert _store(home).incomplete_since_us() > 0
+        assert _store(home).patients.revisions()
+        assert _store(home).completeness.incomplete_since_us() > 0
         rebuild_online_store(ward.settings)
-        assert _store(home).incomplete_since_us() == 0
+        assert _store(home).completeness.incomplete_since_us() == 0
 
 
 def test_a_filling_begins_again_where_an_erasure_has_deleted_the_file_that_it_reads(
@@ -1846,13 +1848,13 @@ def test_a_filling_lets_what_was_accepted_count_more_than_what_was_rejected(home
     (home / "vitalake.yaml").write_text("jobs: {c: {dataset: condition, topics: {conditions: fhir}}}\n")
     ward = Bedside(home, begin=clock.now() - timedelta(hours=3))
     ward.send("encounter", [(clock.now(), [json.dumps(_stay_of()).encode()])])
-    (token,) = _store(home).patients()
+    (token,) = _store(home).patients.revisions()
     rejected, accepted = ({"clinicalStatus": _status("inactive")}, {})[:: 1 if over_first else -1]
     for refused, said in ((1, rejected | {"encounter": None}), (0, accepted)):
         payload = json.dumps(_pregnancy(**said) | {"meta": None}).encode()
         ward.send("condition", [(clock.now(), [payload])], refused=refused)
     for _ in range(2):
-        stay = _store(home).stay(token, as_of_us=clock.now_us())
+        stay = _store(home).facts.stay(token, as_of_us=clock.now_us())
         assert stay is not None
         assert stay.pregnant is over_first
         _filled(ward, anew=False)
@@ -1908,7 +1910,7 @@ def test_a_visit_to_a_clinic_is_no_open_stay(home: Path, event: str, kind: str) 
     assert _admissions(home, [visit]).rows.num_rows == 0
     token = _admissions(home, [visit, *stays[:2]]).rows["patient_id"][0].as_py()
     assert _lies(home, token)[2] is False
-    stay = _store(home).stay(token, as_of_us=clock.now_us())
+    stay = _store(home).facts.stay(token, as_of_us=clock.now_us())
     assert stay is not None
     _decided(home, token, stay.encounter, minutes_ago=48 * 60)
     _admissions(home, [visit, *stays])
@@ -2031,7 +2033,7 @@ def test_a_series_of_visits_joins_no_stays(home: Path, kind: str, kept: list[str
     series = _stay_of() | {"id": "series", "class": {"code": kind}, "period": {"start": _at(300 * 24 * 60)}}
     first = _stay_of() | {"id": "in-1", "period": {"start": _at(50 * 60)}}
     token = _records(home, "encounter", series, first).rows["patient_id"][0].as_py()
-    stay = _store(home).stay(token, as_of_us=clock.now_us())
+    stay = _store(home).facts.stay(token, as_of_us=clock.now_us())
     assert stay is not None
     _decided(home, token, stay.encounter, minutes_ago=40 * 60)
     assert _decisions(home, token) == ["pregnancy"]
@@ -2040,7 +2042,7 @@ def test_a_series_of_visits_joins_no_stays(home: Path, kind: str, kept: list[str
     _records(home, "encounter", session)
     assert _decisions(home, token) == ["pregnancy"], "a session within the stay is part of it"
     _records(home, "encounter", first | over, _stay_of() | {"id": "in-2", "period": {"start": _at(120)}})
-    after = _store(home).stay(token, as_of_us=clock.now_us())
+    after = _store(home).facts.stay(token, as_of_us=clock.now_us())
     assert after is not None and after.encounter != stay.encounter
     assert _decisions(home, token) == kept
 
@@ -2086,7 +2088,7 @@ def test_what_was_decided_in_a_visit_within_a_stay_ends_with_the_stay(
     stay(1, 0)
     series = clocks.encounter("series", 2) | {"class": {"code": "AMB"}}
     token = _records(home, "encounter", series).rows["patient_id"][0].as_py()
-    found = _store(home).stay(token, as_of_us=clock.now_us())
+    found = _store(home).facts.stay(token, as_of_us=clock.now_us())
     assert found is not None
     _decided(home, token, found.encounter)
     assert _decisions(home, token) == ["pregnancy"]
@@ -2108,7 +2110,7 @@ def test_what_was_decided_in_a_visit_within_a_stay_ends_with_it_though_the_visit
     visit = {"class": {"code": "AMB"}}
     _records(home, "encounter", clocks.encounter("in-1", 0))
     token = _records(home, "encounter", clocks.encounter("series", 2) | visit).rows["patient_id"][0].as_py()
-    found = _store(home).stay(token, as_of_us=clock.now_us())
+    found = _store(home).facts.stay(token, as_of_us=clock.now_us())
     assert found is not None
     _decided(home, token, found.encounter)
     assert _decisions(home, token) == ["pregnancy"]
@@ -2141,7 +2143,7 @@ def test_what_was_decided_in_a_stay_without_a_number_is_kept_while_its_end_was_t
         _store(home).put_facts([(token, key, version, bed)])
 
     lies("bed", 0, "active", discharged=False)
-    found = _store(home).stay(token, as_of_us=clock.now_us())
+    found = _store(home).facts.stay(token, as_of_us=clock.now_us())
     assert found is not None
     _decided(home, token, found.encounter)
     clocks.now = 100
@@ -2241,7 +2243,7 @@ def test_what_was_decided_in_a_visit_within_a_stay_does_not_hold_in_an_older_ser
     clocks.now = 12
     clinic = clocks.encounter("clinic", 12) | visit
     token = _records(home, "encounter", clocks.encounter("in-1", 10), clinic).rows["patient_id"][0].as_py()
-    found = _store(home).stay(token, as_of_us=clock.now_us())
+    found = _store(home).facts.stay(token, as_of_us=clock.now_us())
     assert found is not None
     _decided(home, token, found.encounter)
     assert _decisions(home, token) == ["pregnancy"]
@@ -2264,7 +2266,7 @@ def test_what_was_decided_in_a_series_outlasts_another_visit_while_an_old_stay_i
     for clocks.now, encounter in ((10, visit("series", 10)), (56, visit("clinic", 56))):
         _records(home, "encounter", encounter)
         if clocks.now == 10:
-            found = _store(home).stay(token, as_of_us=clock.now_us())
+            found = _store(home).facts.stay(token, as_of_us=clock.now_us())
             assert found is not None
             _decided(home, token, found.encounter)
     for clocks.now in range(58, 66):
@@ -2283,7 +2285,7 @@ def test_what_was_decided_in_a_visit_within_a_stay_holds_again_after_a_discharge
     clocks.now = 21
     clinic = clocks.encounter("clinic", 21) | {"class": {"code": "AMB"}}
     token = _records(home, "encounter", clocks.encounter("in-1", 20), clinic).rows["patient_id"][0].as_py()
-    found = _store(home).stay(token, as_of_us=clock.now_us())
+    found = _store(home).facts.stay(token, as_of_us=clock.now_us())
     assert found is not None
     _decided(home, token, found.encounter)
     clocks.now = 53.5
@@ -2303,11 +2305,11 @@ def test_a_diagnosis_of_a_stay_holds_in_the_visit_that_goes_on_after_it(home: Pa
     _records(home, "encounter", _stay_of() | {"id": "visit", "class": {"code": "AMB"}, "period": {"start": _at(100)}})
     over = {"status": "finished", "meta": {"versionId": "2"}, "period": {"start": _at(600), "end": _at(60)}}
     _records(home, "encounter", stay | over)
-    found = _store(home).stay(token, as_of_us=clock.now_us())
+    found = _store(home).facts.stay(token, as_of_us=clock.now_us())
     assert found is not None
     assert (found.discharged_us, found.pregnant) == (None, True)
     _records(home, "encounter", _stay_of() | {"id": "in-2", "period": {"start": _at(10)}})
-    found = _store(home).stay(token, as_of_us=clock.now_us())
+    found = _store(home).facts.stay(token, as_of_us=clock.now_us())
     assert found is not None and not found.pregnant, "a stay of its own"
 
 
