@@ -45,8 +45,9 @@ from models.serving.risk import STALE_SECONDS, old_after_seconds
 from models.serving.scores import FILE, ScoreBook
 from models.serving.shadow import Shadow, Trial, without_learnt
 from models.tasks import Task, load_task
-from pipelines.intake.online_feed import TAKEN, open_online_store, store_sealer
+from pipelines.intake.online_feed.feed import TAKEN
 from pipelines.online_store.facts import Decision
+from pipelines.online_store.opening import open_online_store, store_sealer
 from pipelines.online_store.playback import Replay
 from pipelines.online_store.values import CLOCK_AHEAD, REFUSED, REFUSED_UNKNOWN_CODE
 from vitalake import clock

@@ -7,7 +7,7 @@ from contextlib import closing
 
 from governance.erasure.forgotten import advance
 from governance.erasure.stores import Forgetting
-from pipelines.intake.online_feed import open_online_store
+from pipelines.online_store.opening import open_online_store
 from pipelines.online_store.store import REPAIR
 from vitalake.settings import Settings
 from vitalake.sqlite import check_integrity

@@ -16,8 +16,9 @@ from governance.keyuse import open_vault
 from governance.vault import Vault
 from pipelines.core.open_letters import DEAD_LETTER, Choice, census, open_letters, resolved
 from pipelines.core.poll import Outcome, Poll
-from pipelines.intake.online_feed import OnlineFeed, open_online_store
+from pipelines.intake.online_feed.feed import OnlineFeed
 from pipelines.intake.steps import Steps, make_sealer
+from pipelines.online_store.opening import open_online_store
 from pipelines.reprocess.origins import lineages
 from pipelines.reprocess.redecoding import Redecoder
 from pipelines.republish.decisions import Ends, restore_decisions

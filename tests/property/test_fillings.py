@@ -14,8 +14,8 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from pipelines.intake.online_feed import open_online_store
 from pipelines.online_store.facts import Decision
+from pipelines.online_store.opening import open_online_store
 from pipelines.republish import online_store as rewrites
 from pipelines.republish.online_store import rebuild_online_store
 from tests.attribution import Ward, hl7_time

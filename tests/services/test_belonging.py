@@ -20,8 +20,8 @@ from governance.belonging.fingerprints import FILE
 from governance.home import init_home
 from governance.samples import copy_samples
 from pipelines.erasure.request import Eraser
-from pipelines.intake.online_feed import open_online_store
 from pipelines.live.preflight import preflight
+from pipelines.online_store.opening import open_online_store
 from tests import frozen
 from tests.fhir import message
 from tests.services.polls import LaneWithoutKafka

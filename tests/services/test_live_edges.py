@@ -22,7 +22,7 @@ from confluent_kafka.admin import (
 
 from governance.erasure.certificate import OutOfScope
 from pipelines.erasure.out_of_scope import places_out_of_scope
-from pipelines.intake.online_feed import open_online_store
+from pipelines.online_store.opening import open_online_store
 from pipelines.republish.online_store import rebuild_online_store
 from tests.fhir import message
 from tests.services.kafka import KafkaServer

@@ -26,7 +26,7 @@ from governance.belonging.erasures import ErasureCopies
 from governance.home import init_home
 from governance.samples import copy_samples
 from pipelines.core.poll import Poll
-from pipelines.intake.online_feed import open_online_store
+from pipelines.online_store.opening import open_online_store
 from pipelines.republish.online_store import rebuild_online_store
 from pipelines.republish.rekey import rekey, retire
 from pipelines.republish.republish import give_up, republish, restricted_datasets

@@ -33,8 +33,8 @@ from models.serving.fhir import MEDIA
 from models.serving.problems import PROBLEM
 from models.serving.scores import FILE, ScoreBook
 from models.serving.security import MOST_BYTES, POLICY
-from pipelines.intake.online_feed import store_sealer
 from pipelines.online_store.facts import Movement
+from pipelines.online_store.opening import store_sealer
 from pipelines.online_store.playback import Replay
 from tests.services.serving import HOUR, ILL, MINUTE, STABLE, Served, WardUnderTest, as_json, copied, serving
 from tests.services.waiting import until

@@ -19,7 +19,7 @@ from models.registry.champion import DATABASE
 from models.serving import board_feed as watch
 from models.serving import health
 from models.serving.health import SILENT_SECONDS, lane_troubles
-from pipelines.intake.online_feed import OnlineFeed
+from pipelines.intake.online_feed.feed import OnlineFeed
 from pipelines.online_store.store import OnlineStore
 from tests.services.serving import STABLE, WardUnderTest, as_json, serving
 from tests.services.waiting import until
@@ -129,7 +129,7 @@ def test_a_store_deleted_while_it_is_written_is_written_again(ward: WardUnderTes
         if len(written) == 1:
             _remove(ward.settings.path(ward.settings.care.path))
 
-    feed._write(write)
+    feed._destination.write(write)
     assert len(written) == 2
     assert written[1] is not written[0]
     feed.close()

@@ -25,7 +25,7 @@ from models.training.outcomes import Outcome
 from models.training.pinned import pin
 from models.training.published import read_values
 from pipelines.history.warehouse import open_warehouse
-from pipelines.intake.online_feed import open_online_store
+from pipelines.online_store.opening import open_online_store
 from pipelines.online_store.playback import Replay
 from pipelines.simulator.anchors import load_or_create
 from pipelines.simulator.warehouse_mimic import make_demo_warehouse
