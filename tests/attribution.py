@@ -18,8 +18,8 @@ from pipelines.core.poll import DecodedPoll, Outcome, Poll
 from pipelines.core.writer import SpanWriter
 from pipelines.formats.registry import make_decoder
 from pipelines.formats.shared.result import Decoded
-from pipelines.intake.online_feed import open_online_store
 from pipelines.intake.steps import Steps
+from pipelines.online_store.opening import open_online_store
 from pipelines.reconcile.entering import Entry, enter
 from pipelines.reconcile.reconciler import Attribution, Report
 from tests.fhir import message

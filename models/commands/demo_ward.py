@@ -170,7 +170,7 @@ class WardClock:
     """Sets the ward's time to that of the replay: it stands still until the devices begin, and ends with their data."""
 
     def __init__(self, settings: Settings, *, hours: float, speed: float) -> None:
-        from pipelines.intake.online_feed import open_online_store
+        from pipelines.online_store.opening import open_online_store
         from pipelines.online_store.playback import Replay
         from pipelines.simulator.anchors import load_or_create
         from vitalake.home import Home
@@ -187,7 +187,9 @@ class WardClock:
     def _set(self, start_us: int, *, speed: float) -> None:
         from vitalake import clock
 
-        self.store.set_replay(self._replay(start_us=start_us, wall_us=clock.now_us(), speed=speed, end_us=self._end_us))
+        self.store.time.set_replay(
+            self._replay(start_us=start_us, wall_us=clock.now_us(), speed=speed, end_us=self._end_us)
+        )
 
 
 class BoardWatch:
@@ -257,7 +259,7 @@ def count_scores(settings: Settings) -> int:
         VitaLakeError: the book of scores cannot be opened.
     """
     from models.serving.scores import FILE, ScoreBook
-    from pipelines.intake.online_feed import store_sealer
+    from pipelines.online_store.opening import store_sealer
     from vitalake.home import Home
 
     path = settings.path(FILE)

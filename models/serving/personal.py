@@ -8,7 +8,7 @@ from contextlib import closing, contextmanager
 from governance.erasure.forgotten import advance
 from governance.erasure.stores import Forgetting
 from models.serving.scores import FILE, REPAIR, ScoreBook
-from pipelines.intake.online_feed import store_sealer
+from pipelines.online_store.opening import store_sealer
 from vitalake.settings import Settings
 from vitalake.sqlite import check_integrity
 

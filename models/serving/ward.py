@@ -45,8 +45,9 @@ from models.serving.risk import STALE_SECONDS, old_after_seconds
 from models.serving.scores import FILE, ScoreBook
 from models.serving.shadow import Shadow, Trial, without_learnt
 from models.tasks import Task, load_task
-from pipelines.intake.online_feed import TAKEN, open_online_store, store_sealer
+from pipelines.intake.online_feed.feed import TAKEN
 from pipelines.online_store.facts import Decision
+from pipelines.online_store.opening import open_online_store, store_sealer
 from pipelines.online_store.playback import Replay
 from pipelines.online_store.values import CLOCK_AHEAD, REFUSED, REFUSED_UNKNOWN_CODE
 from vitalake import clock
@@ -156,7 +157,7 @@ class Ward:
         self._shadow = Shadow(settings, keys)
         self._vault = open_vault(settings, keys, purpose="scores")  # a vault's connection belongs to one thread
         self._care = open_online_store(settings, keys, vault=self._vault)
-        self._store, self._replaced_us = self._care.name(), 0
+        self._store, self._replaced_us = self._care.completeness.name(), 0
         sealer = store_sealer(settings, keys, "scores", vault=self._vault, purpose="scores")
         self._book = ScoreBook(settings.path(FILE), sealer)
         catch_up(self._book, settings, keys)
@@ -188,25 +189,25 @@ class Ward:
 
     def now_us(self) -> int:
         """Return the ward's time."""
-        return self._care.now_us()
+        return self._care.time.now_us()
 
     def replay(self) -> Replay | None:
         """Return the running replay; None: the ward's time is the wall clock's."""
-        return self._care.replay()
+        return self._care.time.replay()
 
     def troubles(self) -> list[Trouble]:
         """Return what is wrong with streams, stores and model; call it once a second."""
-        lanes = self._care.lanes()
-        expected = self._expected() if self._care.replay() is None else set()  # a replay needs no streams
+        lanes = self._care.lanes.beats()
+        expected = self._expected() if self._care.time.replay() is None else set()  # a replay needs no streams
         found = lane_troubles(lanes, now_us=clock.now_us(), expected=expected)
-        found += missing_troubles(expected, lanes, made_us=self._care.made_us())
-        if self._replaced_us and not self._care.is_filled_since(self._replaced_us):
+        found += missing_troubles(expected, lanes, made_us=self._care.completeness.made_us())
+        if self._replaced_us and not self._care.completeness.is_filled_since(self._replaced_us):
             found.append(store_replaced(self._replaced_us))
-        elif lacking_us := self._care.incomplete_since_us():
+        elif lacking_us := self._care.completeness.incomplete_since_us():
             found.append(store_replaced(lacking_us))
-        if clock.now_us() - (filled_us := self._care.filled_us()) < MAX_AGE_HOURS * 3_600e6:
+        if clock.now_us() - (filled_us := self._care.completeness.filled_us()) < MAX_AGE_HOURS * 3_600e6:
             found.append(store_refilled(filled_us))
-        if self._care.lacks_decisions():
+        if self._care.completeness.lacks_decisions():
             found.append(decisions_missing(filled_us))
         if self._inputs.model_error is not None:
             found.append(model_trouble(self._inputs.model_error))
@@ -216,8 +217,8 @@ class Ward:
         """Return the jobs that must report: the configured ones, or after a loss of the store any (``""``)."""
         if "jobs" in self._settings.model_fields_set:
             return {job for job, one in self._settings.jobs.items() if one.care and one.dataset in TAKEN}
-        lost = max(self._care.filled_us(), self._care.incomplete_since_us())
-        return {""} if not self._care.lanes() and clock.now_us() - lost < MAX_AGE_HOURS * 3_600e6 else set()
+        lost = max(self._care.completeness.filled_us(), self._care.completeness.incomplete_since_us())
+        return {""} if not self._care.lanes.beats() and clock.now_us() - lost < MAX_AGE_HOURS * 3_600e6 else set()
 
     def _look_at_file(self) -> set[str]:
         """Open the store again if its file was replaced; return the patients who were known before that.
@@ -232,7 +233,7 @@ class Ward:
         before = set(self._revisions)
         self._care.close()
         self._care = open_online_store(self._settings, self._keys, vault=self._vault)
-        self._store, self._replaced_us = self._care.name(), clock.now_us()
+        self._store, self._replaced_us = self._care.completeness.name(), clock.now_us()
         self._cached.clear()
         self._revisions.clear()
         self._version, self._newest, self._recounted = -1, -1, 0.0
@@ -262,13 +263,13 @@ class Ward:
         # The full list also shows who is gone, and who has another revision after a merge or a rewrite.
         if time.monotonic() - self._recounted >= RECOUNT_SECONDS or generation != self._generation:
             self._generation = generation
-            found, self._recounted = self._care.patients(), time.monotonic()
+            found, self._recounted = self._care.patients.revisions(), time.monotonic()
             for gone in self._revisions.keys() - found.keys():
                 self._cached.pop(gone, None)
             changed = {p for p in found.keys() | self._revisions.keys() if found.get(p) != self._revisions.get(p)}
             self._revisions = found
         else:
-            found = self._care.changed_since(self._newest)
+            found = self._care.patients.changed_since(self._newest)
             changed = set(found)
             self._revisions.update(found)
         self._newest, self._version = max(self._revisions.values(), default=-1), version
@@ -297,16 +298,16 @@ class Ward:
             if before is not None:
                 cached.trend, cached.situation = before.trend, before.situation
             self._cached[patient] = cached
-        now_us = self._care.now_us()
+        now_us = self._care.time.now_us()
         moment = self._times(cached, now_us)
-        stay = self._care.stay(patient, as_of_us=now_us)
+        stay = self._care.facts.stay(patient, as_of_us=now_us)
         if moment is None:
             if stay is None:
                 return None
             moment = stay.admitted_us
-        decisions = self._care.decisions(patient, encounter=stay.encounter if stay else "")
-        age = stay.age_years if stay else self._care.age(patient, as_of_us=now_us)
-        pregnant = stay.pregnant if stay else self._care.pregnant(patient, as_of_us=now_us)
+        decisions = self._care.facts.decisions(patient, encounter=stay.encounter if stay else "")
+        age = stay.age_years if stay else self._care.facts.age(patient, as_of_us=now_us)
+        pregnant = stay.pregnant if stay else self._care.facts.pregnant(patient, as_of_us=now_us)
         situation = situation_of(decisions, age_years=age, pregnant=pregnant)
         record = self._record(cached, stay, patient, moment, situation)
         known = cached.history.known_at(moment)  # the chart shows exactly what was scored
@@ -322,7 +323,7 @@ class Ward:
         since_us = _measured_after_end_us(cached.history.known_at(now_us), stay, record.news2, lags, now_us)
         if since_us is not None:
             cached.due_us = min(cached.due_us, since_us + STALE_SECONDS * 1_000_000 + 1)
-        trial = self._shadow.shown(self._inputs.model(), stay.unit if stay else "", replay=self._care.replay())
+        trial = self._shadow.shown(self._inputs.model(), stay.unit if stay else "", replay=self._care.time.replay())
         return Chart(
             patient=patient,
             revision=revision,
@@ -343,7 +344,7 @@ class Ward:
             age_years=age,
             pregnant=pregnant,
             measured_since=since_us is not None,
-            died=stay.died if stay else self._care.died(patient),
+            died=stay.died if stay else self._care.facts.died(patient),
         )
 
     def _times(self, cached: _CachedPatient, now_us: int) -> int | None:
@@ -372,7 +373,7 @@ class Ward:
         It is shown as a trial in a replay, or because it is approved for some unit.
         """
         model = self._inputs.model()
-        if model is None or (self._care.replay() is None and not self._shadow.anywhere(model)):
+        if model is None or (self._care.time.replay() is None and not self._shadow.anywhere(model)):
             return ""
         return self._shadow.worth(model)
 

@@ -7,7 +7,7 @@ from contextlib import closing
 
 from governance.erasure.forgotten import advance
 from governance.erasure.stores import Forgetting
-from pipelines.intake.online_feed import open_online_store
+from pipelines.online_store.opening import open_online_store
 from pipelines.online_store.store import REPAIR
 from vitalake.settings import Settings
 from vitalake.sqlite import check_integrity
@@ -20,9 +20,9 @@ class OnlineStoreOfPatients:
         """Delete everything that the store has of patients; return how many blocks, facts and undecided values."""
         with closing(open_online_store(whom.settings, whom.keys, vault=whom.vault, catch_up=False)) as store:
             if whom.patients is None:
-                return store.forget_digests(whom.forgotten.digests, known=whom.forgotten)
-            deleted = store.forget(whom.patients)
-            advance(store, whom.settings, whom.keys)
+                return store.erasure.forget_digests(whom.forgotten.digests, known=whom.forgotten)
+            deleted = store.erasure.forget(whom.patients)
+            advance(store.erasure, whom.settings, whom.keys)
             return deleted
 
     def held(self, whom: Forgetting) -> Mapping[str, int]:
@@ -30,7 +30,7 @@ class OnlineStoreOfPatients:
         if not whom.settings.path(whom.settings.care.path).exists():
             return {}
         with closing(open_online_store(whom.settings, whom.keys, vault=whom.vault, catch_up=False)) as store:
-            return store.held(whom.has)
+            return store.erasure.held(whom.has)
 
     def look(self, settings: Settings) -> None:
         """Check that the store's file is not damaged."""

@@ -44,7 +44,7 @@ from pipelines.formats.shared.refused import (
     with_unread,
 )
 from pipelines.formats.shared.result import Reject
-from pipelines.intake.online_feed import OnlineFeed
+from pipelines.intake.online_feed.feed import OnlineFeed
 from pipelines.people.arriving import ErasedPatientFilter
 from vitalake import clock
 from vitalake.home import Home
@@ -98,7 +98,7 @@ class Steps:
             stream: how far the times of rows may lie in the future or past, and how long repeats are recognised.
             dataset: where the rows go.
             not_to_care: LOINC codes that do not go to the online store.
-            care_admits: see pipelines.intake.online_feed.OnlineFeed.
+            care_admits: see OnlineFeed.
             purpose: what patients' keys are used for; it is recorded in the audit.
 
         Raises:

@@ -189,6 +189,11 @@ FROM_RESULTS = "told-by-results"
 key in alphabetical order counts: the patient's own record, then admissions, then results."""
 
 Fact = Admission | Person | Movement | Placement | Pregnancy | Decision
+
+GivenFact = tuple[str, str, int, Fact]
+"""A fact as it is given to the store: pseudonym, key within its kind (a stay's pseudonym; empty for a Person), version,
+fact."""
+
 FOR_EVER = 1 << 62
 """The end of a fact that has not ended."""
 

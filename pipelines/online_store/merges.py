@@ -1,7 +1,7 @@
 """Merges of patient numbers: whatever comes for a number that was given up belongs to the number that survives.
 
 The number that was given up is stored as a pseudonym, the surviving one is sealed. So the file does not show which
-pseudonyms belong to one person.
+pseudonyms belong to one person. What was stored before the merge is moved by merge_moves.py.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Collection, Iterable
 
+from pipelines.online_store.facts import GivenFact, Person
 from vitalake import clock
 from vitalake.sealing import Seals
 
@@ -17,6 +18,9 @@ CREATE TABLE IF NOT EXISTS merged (
     patient TEXT PRIMARY KEY, version INTEGER NOT NULL, noted_us INTEGER NOT NULL, sealed BLOB NOT NULL
 ) WITHOUT ROWID;
 """
+
+OF_ANOTHER = "~merged"
+"""Prefix of the key of a Person that was given for a number since merged; such keys sort after the patient's own."""
 
 
 class Merges:
@@ -70,6 +74,14 @@ class Merges:
     def _of(self, patient: str) -> tuple[int, str] | None:
         row = self._db.execute("SELECT version, sealed FROM merged WHERE patient = ?", (patient,)).fetchone()
         return None if row is None else (row[0], self._sealer.open(row[1], context=_context(patient)).decode())
+
+
+def as_of_survivor(given: GivenFact, into: str) -> GivenFact:
+    """Return a merged number's fact as the surviving number's; a Person gets a key that counts after the own ones."""
+    _, key, version, fact = given
+    if isinstance(fact, Person):
+        return into, f"{OF_ANOTHER}{key}", version, fact
+    return into, key, version, fact
 
 
 def _context(patient: str) -> bytes:

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from pipelines.core.poll import Outcome
-from pipelines.intake.online_feed import OnlineFeed
+from pipelines.intake.online_feed.feed import OnlineFeed
 from pipelines.reprocess.writing import ReprocessWriter
 
 

@@ -91,7 +91,7 @@ def restore_decisions(
             care.put_facts([(known[then], one.kind, one.at_us, one)])
         elif then in known:
             _put(care, known[then], one, ended.get(known[then], ()))
-    stored_at = {(patient, one.kind): one.at_us for patient, one in care.decided()}
+    stored_at = {(patient, one.kind): one.at_us for patient, one in care.facts.decided()}
     folder, seals = settings.path(settings.audit), Seals(keys)
     try:
         if not verify_chain(folder, keys, outside=anchor_folder(settings)).whole:
@@ -123,19 +123,19 @@ def _pseudonyms(keys: KeyRing, patients: Iterable[str]) -> Iterator[tuple[str, s
 
 def _put(care: OnlineStore, patient: str, one: Decision, ends: Iterable[tuple[int, bool]]) -> bool:
     """Store a decision for the stay of its time; return whether it is certain that it applies, or has lapsed."""
-    replay = care.replay()
+    replay = care.time.replay()
     at_us = replay.at(one.at_us) if replay else one.at_us
-    stay = care.stay(patient, as_of_us=at_us)
-    if stay is not None and at_us < care.horizon_us() and care.is_visit(patient, stay.encounter):
+    stay = care.facts.stay(patient, as_of_us=at_us)
+    if stay is not None and at_us < care.time.horizon_us() and care.facts.is_visit(patient, stay.encounter):
         return False  # the store no longer knows in which stay of the visit it was made, and whether that has ended
-    if at_us < care.horizon_us() and (stay is None or stay.discharged_us is not None):
-        since = care.stay(patient, as_of_us=care.now_us())
+    if at_us < care.time.horizon_us() and (stay is None or stay.discharged_us is not None):
+        since = care.facts.stay(patient, as_of_us=care.time.now_us())
         if since is None:
-            return not care.has(patient)
+            return not care.patients.has(patient)
         between = [is_sure for end_us, is_sure in ends if at_us <= end_us <= since.admitted_us]
         if stay is not None or any(between):
             return True
-        if between or since.admitted_us - at_us > care.now_us() - care.horizon_us():
+        if between or since.admitted_us - at_us > care.time.now_us() - care.time.horizon_us():
             return False
     one = Decision(one.kind, one.holds, stay.encounter if stay else "", one.by, one.at_us, one.reason)
     care.put_facts([(patient, one.kind, one.at_us, one)])

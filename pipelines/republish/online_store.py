@@ -16,8 +16,9 @@ from governance.keyuse import open_vault
 from governance.vault import Vault
 from pipelines.core.open_letters import DEAD_LETTER, Choice, census, open_letters, resolved
 from pipelines.core.poll import Outcome, Poll
-from pipelines.intake.online_feed import OnlineFeed, open_online_store
+from pipelines.intake.online_feed.feed import OnlineFeed
 from pipelines.intake.steps import Steps, make_sealer
+from pipelines.online_store.opening import open_online_store
 from pipelines.reprocess.origins import lineages
 from pipelines.reprocess.redecoding import Redecoder
 from pipelines.republish.decisions import Ends, restore_decisions
@@ -82,8 +83,8 @@ def _rebuild(settings: Settings, *, counted: Counted | None) -> int:
     merges: list[tuple[int, str, str]] = []
     try:
         with closing(open_online_store(settings, keys, vault=vault)) as care:
-            had = care.decided()
-            care.note_incomplete()  # until it is filled: a process that is killed leaves half a store
+            had = care.facts.decided()
+            care.completeness.note_incomplete()  # until it is filled: a process that is killed leaves half a store
             care.drop(writer=_writer_name())
         for dataset in [name for name in ORDER if name in there]:
             lake = open_restricted(settings, dataset)
@@ -91,7 +92,7 @@ def _rebuild(settings: Settings, *, counted: Counted | None) -> int:
             feed = OnlineFeed(settings, lake.dataset, keys, vault, again=True)
             part = PartId(WRITER, uuid.uuid4().hex[:22], 0)
             try:
-                for rows in _batches(lake, feed.store.now_us() - int(settings.care.hours * 3_600_000_000)):
+                for rows in _batches(lake, feed.store.time.now_us() - int(settings.care.hours * 3_600_000_000)):
                     opened = sealer.open(rows)
                     feed.take(_outcome(opened, part, total))
                     ends.note(dataset, opened)
@@ -108,10 +109,10 @@ def _rebuild(settings: Settings, *, counted: Counted | None) -> int:
         with closing(open_online_store(settings, keys, vault=vault)) as care:
             care.drop(patients=[p for p in care.all_patients() if not p.startswith(f"{current}.")])
             for version, old, into in sorted(merges):  # merges of long ago: the number can be another patient's by now
-                if care.has(care.survivor(into)):
+                if care.patients.has(care.survivor(into)):
                     care.merge(old, into, version=version)
             _look_up_births(settings, keys, vault, there)
-            care.note_filled(with_decisions=restore_decisions(settings, keys, care, people, had, ends))
+            care.completeness.note_filled(with_decisions=restore_decisions(settings, keys, care, people, had, ends))
     finally:
         vault.close()
     return total

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 import httpx
 import msgspec
 
-from pipelines.intake.online_feed import open_online_store
+from pipelines.online_store.opening import open_online_store
 from pipelines.online_store.store import OnlineStore
 from tests.benchmarks.way_serving import PATIENTS, append, pseudonyms, seed, serving, token
 from vitalake import clock

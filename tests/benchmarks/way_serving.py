@@ -20,8 +20,8 @@ import msgspec
 import numpy as np
 
 from governance.access import open_issuer
-from pipelines.intake.online_feed import open_online_store
 from pipelines.online_store.facts import Admission, Person
+from pipelines.online_store.opening import open_online_store
 from pipelines.online_store.store import OnlineStore
 from pipelines.online_store.values import ROW, Values
 from pipelines.simulator.broker import EmbeddedBroker

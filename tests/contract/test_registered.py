@@ -22,9 +22,9 @@ from pipelines.formats.registry import OURS, format_kind, registered
 from pipelines.history.warehouses import duckdb as duckdb_kind
 from pipelines.history.warehouses import postgresql as postgresql_kind
 from pipelines.history.warehouses.registry import registered as registered_warehouses
-from pipelines.intake.online_feed import open_online_store, store_sealer
 from pipelines.intake.personal import OnlineStoreOfPatients
 from pipelines.online_store.facts import Admission
+from pipelines.online_store.opening import open_online_store, store_sealer
 from pipelines.online_store.values import ROW, Values
 from tests.contract.formats import FormatContract
 from tests.contract.masks import MaskContract

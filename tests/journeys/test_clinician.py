@@ -143,7 +143,7 @@ def test_a_replay_says_so_on_every_page(home: Path, tmp_path: Path, chromium: Br
 
     ward = WardUnderTest(home)
     now = clock.now_us()
-    ward.store.set_replay(Replay(start_us=now - 3_600_000_000, wall_us=now, speed=60.0, end_us=now))
+    ward.store.time.set_replay(Replay(start_us=now - 3_600_000_000, wall_us=now, speed=60.0, end_us=now))
     patient = ward.admit("p-1", bed="Bed 1")
     ward.measure(patient, STABLE, at_us=now - 7_200_000_000)
     with serving(ward.settings) as served, visiting(chromium, served.address) as visit:

@@ -109,11 +109,11 @@ def _store() -> Iterator[OnlineStore]:
 
 def _seen(store: OnlineStore, now: int) -> tuple[object, ...]:
     """Return what the ward is shown of the patient."""
-    stay = store.stay(LEFT, as_of_us=now)
-    decided = store.decisions(LEFT, encounter=stay.encounter if stay else "")
+    stay = store.facts.stay(LEFT, as_of_us=now)
+    decided = store.facts.decisions(LEFT, encounter=stay.encounter if stay else "")
     # Without a stay nobody is on the board whose record waits, and a record is dropped that does not.
-    person = store.person(LEFT) if stay else None
-    return stay, decided, person, store.stay(OLD, as_of_us=now), store.has(LEFT)
+    person = store.facts.person(LEFT) if stay else None
+    return stay, decided, person, store.facts.stay(OLD, as_of_us=now), store.patients.has(LEFT)
 
 
 @settings(max_examples=150)

@@ -14,8 +14,8 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from pipelines.intake.online_feed import open_online_store
 from pipelines.online_store.facts import Decision
+from pipelines.online_store.opening import open_online_store
 from pipelines.republish import online_store as rewrites
 from pipelines.republish.online_store import rebuild_online_store
 from tests.attribution import Ward, hl7_time
@@ -142,9 +142,9 @@ def _on_the_ward(ward: Ward, stories: list[Story]) -> dict[str, Any]:
     with closing(open_online_store(ward.settings, load_keys(ward.home / "keys.yaml"))) as store:
         for story in stories:
             token = ward.token(story.patient)
-            stay = store.stay(token, as_of_us=clock.now_us())
+            stay = store.facts.stay(token, as_of_us=clock.now_us())
             is_open = stay is not None and stay.discharged_us is None
-            decisions = [*store.decisions(token, encounter=stay.encounter)] if stay and is_open else []
+            decisions = [*store.facts.decisions(token, encounter=stay.encounter)] if stay and is_open else []
             found[story.patient] = stay and (is_open, stay.unit, stay.bed, stay.pregnant, stay.sex, decisions)
     return found
 
@@ -152,7 +152,7 @@ def _on_the_ward(ward: Ward, stories: list[Story]) -> dict[str, Any]:
 def _decide(ward: Ward, story: Story, hours_ago: float) -> None:
     at_us, token = clock.now_us() - int(hours_ago * 3.6e9), ward.token(story.patient)
     with closing(open_online_store(ward.settings, load_keys(ward.home / "keys.yaml"))) as store:
-        stay = store.stay(token, as_of_us=at_us)
+        stay = store.facts.stay(token, as_of_us=at_us)
         one = Decision("spo2-scale-2", True, stay.encounter if stay else "", "x", at_us, "blood-gas-now")
         store.put_facts([(token, one.kind, at_us, one)])
 

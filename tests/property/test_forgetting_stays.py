@@ -42,10 +42,10 @@ class Ward:
 
     def holding(self) -> tuple[str, list[str]] | None:
         """Return the stay that is open, and which decisions hold in it; None: no stay is open."""
-        stay = self.store.stay(PATIENT, as_of_us=clock.now_us())
+        stay = self.store.facts.stay(PATIENT, as_of_us=clock.now_us())
         if stay is None or stay.discharged_us is not None:
             return None
-        decisions = self.store.decisions(PATIENT, encounter=stay.encounter)
+        decisions = self.store.facts.decisions(PATIENT, encounter=stay.encounter)
         return stay.encounter, sorted(kind for kind, one in decisions.items() if one.holds)
 
     def step(self) -> None:

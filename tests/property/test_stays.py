@@ -132,10 +132,10 @@ def _take_back(store: OnlineStore, told: Sequence[Told], decided: str, now: int)
     had = {one.stay for one in told if one.ends_it and not one.is_left_out(told)}
     goes_on = [replace(one, until=None) for one in told if one.what != "ends"]
     open_ = [name for name in NAMES if _is_open(goes_on, name)]
-    found = store.stay("v1.p", as_of_us=now)
+    found = store.facts.stay("v1.p", as_of_us=now)
     if not had.isdisjoint(open_):
         assert found is not None and found.discharged_us is None
-        assert decided not in had or "pregnancy" in store.decisions("v1.p", encounter=decided)
+        assert decided not in had or "pregnancy" in store.facts.decisions("v1.p", encounter=decided)
     if had.issuperset(open_):
         assert (found.bed if found else "") == _bed(goes_on)
 
@@ -199,7 +199,7 @@ def test_a_patient_is_there_while_a_stay_is_open_and_pruning_changes_nothing(
             store.put_facts(
                 [("v1.p", decision.kind, 1, decision), ("v1.p", decided[0], 1, Pregnancy(decided[0], now - HOUR))]
             )
-        before = store.stay("v1.p", as_of_us=now)
+        before = store.facts.stay("v1.p", as_of_us=now)
         open_ = [name for name in NAMES if _is_open(told, name)]
         assert (before is not None and before.discharged_us is None) == bool(open_)
         if before is not None and open_:
@@ -207,30 +207,30 @@ def test_a_patient_is_there_while_a_stay_is_open_and_pruning_changes_nothing(
             assert before.bed == _bed(told)
             stored = [one for one in told if known or not one.is_left_out(told)]
             holds = _holds(stored, decided, before.encounter)
-            assert ("pregnancy" in store.decisions("v1.p", encounter=before.encounter)) == holds
+            assert ("pregnancy" in store.facts.decisions("v1.p", encounter=before.encounter)) == holds
             of = next(names for names, _ in _hospital_stays(stored) if before.encounter in names)
             assert before.pregnant == (decided[0] in {*of, ""})
-        decisions = store.decisions("v1.p", encounter=before.encounter if before else "")
+        decisions = store.facts.decisions("v1.p", encounter=before.encounter if before else "")
         store.prune()
-        after = store.stay("v1.p", as_of_us=now)
+        after = store.facts.stay("v1.p", as_of_us=now)
         if before is not None and open_:
             lately = any(one.ago < KEPT for one in told if one.stay == before.encounter)
             recorded = any(one.what == "record" and one.until is None for one in told if one.stay == before.encounter)
             if before.bed or lately or recorded:  # else nobody tells where they are for longer than the store keeps
                 assert after == before
-                assert store.decisions("v1.p", encounter=before.encounter) == decisions
+                assert store.facts.decisions("v1.p", encounter=before.encounter) == decisions
         else:
             assert after is None or after.discharged_us is not None, "who has gone does not come back"
         if not known:
             _take_back(store, told, decided[0], now)
         if not known or open_:
             return
-        kept = store.has("v1.p")
+        kept = store.patients.has("v1.p")
         store.put_facts([("v1.p", "next", 1, Admission(now - HOUR // 2, None, 70))])
-        found = store.stay("v1.p", as_of_us=now)
+        found = store.facts.stay("v1.p", as_of_us=now)
         assert found is not None
         assert (found.encounter, found.bed) == ("next", "")
         assert found.pregnant == (kept and not decided[0]), "a diagnosis that names no stay is the patient's"
         if told_of := [end for name in NAMES if (end := _bounds(told, name)[1]) is not None]:
             lapsed = bool(decided[0]) or decided[1] >= min(told_of)
-            assert not lapsed or store.decisions("v1.p", encounter="next") == {}
+            assert not lapsed or store.facts.decisions("v1.p", encounter="next") == {}

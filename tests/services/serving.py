@@ -26,8 +26,8 @@ from models.registry.tracking import Run
 from models.serving.app import make_app
 from models.serving.server import Server, listen
 from models.tasks import load_task
-from pipelines.intake.online_feed import open_online_store
 from pipelines.online_store.facts import Admission, Fact, Movement, Person
+from pipelines.online_store.opening import open_online_store
 from pipelines.online_store.store import OnlineStore
 from pipelines.online_store.values import ROW, Values
 from tests.services.waiting import until

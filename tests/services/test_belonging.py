@@ -20,8 +20,8 @@ from governance.belonging.fingerprints import FILE
 from governance.home import init_home
 from governance.samples import copy_samples
 from pipelines.erasure.request import Eraser
-from pipelines.intake.online_feed import open_online_store
 from pipelines.live.preflight import preflight
+from pipelines.online_store.opening import open_online_store
 from tests import frozen
 from tests.fhir import message
 from tests.services.polls import LaneWithoutKafka
@@ -525,7 +525,7 @@ def test_a_care_store_that_was_put_back_forgets_again_when_it_is_opened(base: Pa
     assert _on_the_board(base / "home", WHO) == 0
     settings = _settings(base)
     with closing(open_online_store(settings, load_keys(settings.path(settings.keys)))) as care:
-        assert care.erasures == 1
+        assert care.erasure.erasures == 1
 
 
 def test_a_lake_that_is_not_there_yet_is_not_made_by_looking(tmp_path: Path) -> None:

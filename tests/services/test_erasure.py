@@ -25,8 +25,8 @@ from governance.samples import copy_samples
 from pipelines.core.dead_letters import open_message
 from pipelines.erasure.quarantine_store import Search
 from pipelines.history.load import load_history
-from pipelines.intake.online_feed import open_online_store
 from pipelines.intake.steps import make_sealer
+from pipelines.online_store.opening import open_online_store
 from pipelines.simulator.warehouse_mimic import make_demo_warehouse
 from tests import forking
 from tests.fhir import message

@@ -35,8 +35,8 @@ from pipelines.erasure import quarantine_store as letters
 from pipelines.erasure import retention_duty as kept
 from pipelines.erasure.patient_removal import PatientRemoval
 from pipelines.erasure.request import Eraser
-from pipelines.intake.online_feed import open_online_store
 from pipelines.intake.steps import make_sealer
+from pipelines.online_store.opening import open_online_store
 from pipelines.republish.rekey import rekey
 from tests import forking
 from tests.attribution import Ward, hl7_time, pid, pv1

@@ -22,7 +22,7 @@ from confluent_kafka.admin import (
 
 from governance.erasure.certificate import OutOfScope
 from pipelines.erasure.out_of_scope import places_out_of_scope
-from pipelines.intake.online_feed import open_online_store
+from pipelines.online_store.opening import open_online_store
 from pipelines.republish.online_store import rebuild_online_store
 from tests.fhir import message
 from tests.services.kafka import KafkaServer
@@ -230,13 +230,13 @@ def test_a_care_store_that_is_gone_when_a_stream_begins_is_told_and_lacks_what_c
     assert "vitalake lake rebuild care" in errors
     settings = load_settings(lane.home)
     with closing(open_online_store(settings, load_keys(settings.path(settings.keys)))) as care:
-        assert care.incomplete_since_us() > 0
-        assert [len(care.history(patient)) for patient in care.patients()] == [1]
+        assert care.completeness.incomplete_since_us() > 0
+        assert [len(care.history(patient)) for patient in care.patients.revisions()] == [1]
     assert "online store is" not in lane.run()
     assert rebuild_online_store(settings) == 5
     with closing(open_online_store(settings, load_keys(settings.path(settings.keys)))) as care:
-        assert care.incomplete_since_us() == 0
-        assert [len(care.history(patient)) for patient in care.patients()] == [5]
+        assert care.completeness.incomplete_since_us() == 0
+        assert [len(care.history(patient)) for patient in care.patients.revisions()] == [5]
 
 
 def test_an_older_copy_of_the_care_store_is_told_and_lacks_what_came_since(lane: LaneUnderTest) -> None:
@@ -260,11 +260,11 @@ def test_an_older_copy_of_the_care_store_is_told_and_lacks_what_came_since(lane:
     assert "online store is an older copy, and lacks rows that the lake has" in lane.run()
     settings = load_settings(lane.home)
     with closing(open_online_store(settings, load_keys(settings.path(settings.keys)))) as care:
-        assert care.incomplete_since_us() > 0
+        assert care.completeness.incomplete_since_us() > 0
     assert rebuild_online_store(settings) == 7
     assert "online store is" not in lane.run()
     with closing(open_online_store(settings, load_keys(settings.path(settings.keys)))) as care:
-        assert care.incomplete_since_us() == 0
+        assert care.completeness.incomplete_since_us() == 0
 
 
 def test_two_readers_on_the_same_partitions_publish_everything_once(lane: LaneUnderTest) -> None:

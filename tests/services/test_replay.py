@@ -23,8 +23,8 @@ from governance.home import init_home
 from governance.samples import copy_samples
 from governance.vault import Identity
 from pipelines.history.load import load_history
-from pipelines.intake.online_feed import open_online_store
 from pipelines.live.recount import recount
+from pipelines.online_store.opening import open_online_store
 from tests import forking
 from tests.fhir import message
 from tests.services.lane import LaneUnderTest

@@ -15,7 +15,7 @@ from governance.home import init_home
 from governance.keyservice import KeyRevoked
 from governance.samples import copy_samples
 from models.serving.scores import FILE, ScoreBook
-from pipelines.intake.online_feed import open_online_store, store_sealer
+from pipelines.online_store.opening import open_online_store, store_sealer
 from pipelines.online_store.store import OnlineStore
 from tests.services.serving import STABLE, WardUnderTest, as_json, serving
 from tests.services.waiting import until

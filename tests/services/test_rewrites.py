@@ -26,7 +26,7 @@ from governance.belonging.erasures import ErasureCopies
 from governance.home import init_home
 from governance.samples import copy_samples
 from pipelines.core.poll import Poll
-from pipelines.intake.online_feed import open_online_store
+from pipelines.online_store.opening import open_online_store
 from pipelines.republish.online_store import rebuild_online_store
 from pipelines.republish.rekey import rekey, retire
 from pipelines.republish.republish import give_up, republish, restricted_datasets
@@ -439,7 +439,10 @@ def decide(settings: Settings, patient: str, kind: str, reason: str, *, holds: s
 def decisions(settings: Settings) -> tuple[list[tuple[str, bool, str, str]], bool]:
     care = open_online_store(settings, load_keys(settings.path(settings.keys)))
     try:
-        return sorted((one.kind, one.holds, one.by, one.reason) for _, one in care.decided()), care.lacks_decisions()
+        decided: list[tuple[str, bool, str, str]] = sorted(
+            (one.kind, one.holds, one.by, one.reason) for _, one in care.facts.decided()
+        )
+        return decided, care.completeness.lacks_decisions()
     finally:
         care.close()
 
@@ -447,7 +450,7 @@ def decisions(settings: Settings) -> tuple[list[tuple[str, bool, str, str]], boo
 def histories(settings: Settings) -> dict[str, list[tuple[int, int, str]]]:
     care = open_online_store(settings, load_keys(settings.path(settings.keys)))
     try:
-        found = {patient: care.history(patient) for patient in care.patients()}
+        found = {patient: care.history(patient) for patient in care.patients.revisions()}
         return {
             p: sorted(zip(h.effective_us.tolist(), h.code.tolist(), map(repr, h.value.tolist()), strict=True))
             for p, h in found.items()

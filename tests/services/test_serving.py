@@ -33,8 +33,8 @@ from models.serving.fhir import MEDIA
 from models.serving.problems import PROBLEM
 from models.serving.scores import FILE, ScoreBook
 from models.serving.security import MOST_BYTES, POLICY
-from pipelines.intake.online_feed import store_sealer
 from pipelines.online_store.facts import Movement
+from pipelines.online_store.opening import store_sealer
 from pipelines.online_store.playback import Replay
 from tests.services.serving import HOUR, ILL, MINUTE, STABLE, Served, WardUnderTest, as_json, copied, serving
 from tests.services.waiting import until
@@ -678,7 +678,7 @@ def test_many_boards_that_meet_a_new_patient_share_the_syncs_of_their_records(
 def test_a_replay_shows_only_what_has_come_by_the_wards_time(home: Path) -> None:
     ward = WardUnderTest(home)
     now = clock.now_us()
-    ward.store.set_replay(Replay(start_us=now - 20 * HOUR, wall_us=now, speed=60.0, end_us=now))
+    ward.store.time.set_replay(Replay(start_us=now - 20 * HOUR, wall_us=now, speed=60.0, end_us=now))
     past, ahead, soon = (ward.token(name) for name in ("p-past", "p-ahead", "p-soon"))
     ward.measure(past, STABLE, at_us=now - 21 * HOUR)
     ward.measure(ahead, STABLE, at_us=now - HOUR)

@@ -19,7 +19,7 @@ from models.registry.champion import DATABASE
 from models.serving import board_feed as watch
 from models.serving import health
 from models.serving.health import SILENT_SECONDS, lane_troubles
-from pipelines.intake.online_feed import OnlineFeed
+from pipelines.intake.online_feed.feed import OnlineFeed
 from pipelines.online_store.store import OnlineStore
 from tests.services.serving import STABLE, WardUnderTest, as_json, serving
 from tests.services.waiting import until
@@ -82,7 +82,7 @@ def test_a_deleted_care_store_is_told_and_the_one_in_its_place_is_opened(ward: W
                 until(lambda: _health(served.address) == (200, "degraded", ["care-store-replaced"]))
                 page = client.get("/board", headers=ward.bearer() | {"accept": "text/html"})
                 assert f'data-patient="{patient}"' not in page.text, "nothing is known of who was in the one before"
-                ward.store.note_filled()
+                ward.store.completeness.note_filled()
                 until(lambda: _health(served.address) == (200, "degraded", ["no-stream", "care-store-filled"]))
                 before = str(clock.now_us() - 12 * 3_600_000_000)
                 ward.store._db.execute("UPDATE meta SET value = ? WHERE name = 'filled'", (before,))
@@ -108,11 +108,11 @@ def test_a_writer_whose_store_was_deleted_writes_to_the_new_one(ward: WardUnderT
     vault = open_vault(ward.settings, ward.keys)
     feed = OnlineFeed(ward.settings, load_dataset("observation"), ward.keys, vault)
     feed.beat("vitals/0of1")
-    first = feed.store.name()
+    first = feed.store.completeness.name()
     _remove(ward.settings.path(ward.settings.care.path))
     feed.beat("vitals/0of1")
-    assert feed.store.name() not in ("", first)
-    assert list(feed.store.lanes()) == ["vitals/0of1"]
+    assert feed.store.completeness.name() not in ("", first)
+    assert list(feed.store.lanes.beats()) == ["vitals/0of1"]
     assert b"online store was deleted or replaced" in log.getvalue()
     assert b"vitalake lake rebuild care" in log.getvalue()
     feed.close()
@@ -129,7 +129,7 @@ def test_a_store_deleted_while_it_is_written_is_written_again(ward: WardUnderTes
         if len(written) == 1:
             _remove(ward.settings.path(ward.settings.care.path))
 
-    feed._write(write)
+    feed._destination.write(write)
     assert len(written) == 2
     assert written[1] is not written[0]
     feed.close()
@@ -140,16 +140,16 @@ def test_a_stream_that_stopped_is_told_from_a_ward_that_is_quiet(
     ward: WardUnderTest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with serving(ward.settings) as served:
-        ward.store.beat("vitals/0of2")
-        ward.store.beat("vitals/1of2")
+        ward.store.lanes.beat("vitals/0of2")
+        ward.store.lanes.beat("vitals/1of2")
         until(lambda: _health(served.address) == (200, "ok", []))
         monkeypatch.setattr(health, "SILENT_SECONDS", 0.0)
         until(lambda: _health(served.address) == (200, "degraded", ["stream-silent"]))
         monkeypatch.undo()
         until(lambda: _health(served.address) == (200, "ok", []))
         monkeypatch.setattr(health, "ENDED_SECONDS", 0.0)
-        ward.store.beat("vitals/0of2", ended=True)
-        ward.store.beat("vitals/1of2", ended=True)
+        ward.store.lanes.beat("vitals/0of2", ended=True)
+        ward.store.lanes.beat("vitals/1of2", ended=True)
         until(lambda: _health(served.address) == (200, "degraded", ["stream-ended"]))
 
 
@@ -159,16 +159,16 @@ def test_streams_that_died_with_the_store_before_are_told_after_it_was_filled(wa
     jobs["aside"] = StreamSettings(care=False)
     with serving(ward.settings.model_copy(update={"jobs": jobs})) as served:
         until(lambda: _health(served.address) == (200, "degraded", ["no-stream"]))
-        ward.store.beat("vitals/0of1")
+        ward.store.lanes.beat("vitals/0of1")
         until(lambda: _health(served.address) == (200, "degraded", ["stream-silent"]))
-        ward.store.beat("stays/0of1")
+        ward.store.lanes.beat("stays/0of1")
         until(lambda: _health(served.address) == (200, "ok", []))
     ward.store._db.execute("DELETE FROM lane")
     with serving(ward.settings) as served:
         until(lambda: _health(served.address) == (200, "ok", []))  # no job is configured
-        ward.store.note_filled()
+        ward.store.completeness.note_filled()
         until(lambda: _health(served.address) == (200, "degraded", ["no-stream", "care-store-filled"]))
-        ward.store.beat("vitals/0of1")
+        ward.store.lanes.beat("vitals/0of1")
         until(lambda: _health(served.address) == (200, "degraded", ["care-store-filled"]))
 
 
@@ -178,10 +178,10 @@ def test_lanes_are_judged_by_job_and_number_of_shares(ward: WardUnderTest) -> No
     found = lane_troubles({"a/0of2": (now, False), "a/1of2": (late, False), "b/0of1": (now, False)}, now_us=now)
     assert [trouble.code for trouble in found] == ["stream-silent"]
     assert "'a'" in found[0].text
-    ward.store.beat("a/1of2")
-    ward.store.beat("b/0of1")
-    ward.store.beat("a/0of1")
-    assert sorted(ward.store.lanes()) == ["a/0of1", "b/0of1"], "a worker less is not one that died"
+    ward.store.lanes.beat("a/1of2")
+    ward.store.lanes.beat("b/0of1")
+    ward.store.lanes.beat("a/0of1")
+    assert sorted(ward.store.lanes.beats()) == ["a/0of1", "b/0of1"], "a worker less is not one that died"
 
 
 def test_a_vanished_registry_is_told_and_the_last_model_stays(

@@ -25,7 +25,7 @@ from models.training.outcomes import Outcome
 from models.training.pinned import pin
 from models.training.published import read_values
 from pipelines.history.warehouse import open_warehouse
-from pipelines.intake.online_feed import open_online_store
+from pipelines.online_store.opening import open_online_store
 from pipelines.online_store.playback import Replay
 from pipelines.simulator.anchors import load_or_create
 from pipelines.simulator.warehouse_mimic import make_demo_warehouse
@@ -72,7 +72,7 @@ def way(demo_home: Path, tmp_path_factory: pytest.TempPathFactory, embedded_brok
     reference = int(load_or_create(home).reference.timestamp() * 1e6)
     # The ward's time stands still, so that everything is asked at one moment.
     keys = load_keys(settings.path(settings.keys))
-    open_online_store(settings, keys).set_replay(
+    open_online_store(settings, keys).time.set_replay(
         Replay(start_us=reference, wall_us=reference, speed=0.0, end_us=reference)
     )
     return Way(home, settings, reference)
@@ -112,7 +112,7 @@ def test_board_request_batch_and_matrix_give_the_same_score(way: Way) -> None:
             assert msgspec.structs.replace(asked, computed_us=0) == msgspec.structs.replace(record, computed_us=0)
             assert board[patient] == record.id
             if record.probability is not None:
-                stay = care.stay(patient, as_of_us=way.moment_us)
+                stay = care.facts.stay(patient, as_of_us=way.moment_us)
                 assert stay is not None
                 outcome = Outcome(patient, stay, event=False, source="")
                 history = published.history(outcome.patient)
@@ -128,8 +128,8 @@ def test_board_request_batch_and_matrix_give_the_same_score(way: Way) -> None:
 def test_the_care_store_has_stays_wards_and_labs_and_the_vault_has_names(way: Way) -> None:
     keys = load_keys(way.settings.path(way.settings.keys))
     care, vault = open_online_store(way.settings, keys), open_vault(way.settings, keys)
-    patients = care.patients()
-    stays = {patient: care.stay(patient, as_of_us=way.moment_us) for patient in patients}
+    patients = care.patients.revisions()
+    stays = {patient: care.facts.stay(patient, as_of_us=way.moment_us) for patient in patients}
     known = [stay for stay in stays.values() if stay is not None]
     assert len(known) > 50
     assert {stay.sex for stay in known} == {"female", "male"}

@@ -100,7 +100,7 @@ def test_a_history_that_went_through_the_care_store_gives_the_same_score(trained
         whole = trained.published.history(outcome.patient)
         came = random.permutation(len(whole))  # no device and no lane sends in order
         care = OnlineStore(tmp_path / f"{i}.db", Sealer(Key("care", "v1", b"k" * 32)), hours=TASK.window_hours)
-        care.set_replay(Replay(as_of_us, 0, 0.0, as_of_us))
+        care.time.set_replay(Replay(as_of_us, 0, 0.0, as_of_us))
         for part in np.array_split(came, 3):
             care.take(_values(whole, part, outcome.patient), writer="lane", ends={})
         found = score(

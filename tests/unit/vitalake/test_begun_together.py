@@ -10,7 +10,7 @@ from typing import Any
 from governance.belonging.opening import admit, introduce, open_vault
 from governance.home import init_home
 from governance.samples import copy_samples
-from pipelines.intake.online_feed import open_online_store
+from pipelines.online_store.opening import open_online_store
 from vitalake.keys import load_keys
 from vitalake.lake.commits.format import FORMAT, Format
 from vitalake.lake.commits.lake import Lake

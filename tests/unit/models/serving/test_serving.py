@@ -277,7 +277,7 @@ def ward(home: Path) -> WardUnderTest:
 
 def test_a_value_that_lies_ahead_is_due_and_not_shown(ward: WardUnderTest) -> None:
     now = clock.now_us()
-    ward.store.set_replay(Replay(start_us=now, wall_us=now, speed=0.0, end_us=now + 48 * HOUR))
+    ward.store.time.set_replay(Replay(start_us=now, wall_us=now, speed=0.0, end_us=now + 48 * HOUR))
     patient = ward.admit("p-1")
     ward.measure(patient, STABLE, at_us=now - HOUR)
     ward.measure(patient, {"8867-4": 150}, at_us=now + HOUR, known_us=now + 2 * HOUR)
@@ -288,7 +288,7 @@ def test_a_value_that_lies_ahead_is_due_and_not_shown(ward: WardUnderTest) -> No
     assert chart is not None
     assert chart.due_us == now + HOUR + 1, "what was measured an hour ago is called old then"
     assert chart.record.newest_us == now - HOUR
-    ward.store.set_replay(Replay(start_us=now + 2 * HOUR, wall_us=now, speed=0.0, end_us=now + 48 * HOUR))
+    ward.store.time.set_replay(Replay(start_us=now + 2 * HOUR, wall_us=now, speed=0.0, end_us=now + 48 * HOUR))
     later = seen.chart(patient)
     assert later is not None
     assert later.due_us > now + 2 * HOUR
@@ -517,12 +517,12 @@ def test_a_refused_message_of_a_code_that_is_not_known_stands_until_all_parts_ar
         until = now - 4 * MINUTE + STALE_SECONDS * 1_000_000 + 1
         assert chart.due_us <= until
         for at_us, marked in ((until - 60_000_000, True), (until, False)):
-            ward.store.set_replay(Replay(start_us=at_us, wall_us=clock.now_us(), speed=0.001, end_us=now + 10**12))
+            ward.store.time.set_replay(Replay(start_us=at_us, wall_us=clock.now_us(), speed=0.001, end_us=now + 10**12))
             charts.changed()
             chart = charts.chart(patient)
             assert chart is not None
             assert (chart.refused is not None) == marked
-        ward.store.set_replay(None)
+        ward.store.time.set_replay(None)
         ward.measure(patient, STABLE, at_us=now - MINUTE)
         charts.changed()
         chart = charts.chart(patient)
@@ -583,7 +583,7 @@ def test_who_is_measured_after_the_discharge_is_back_until_that_is_old(ward: War
         assert "HR 0" in row.html
         assert chart.due_us <= now - MINUTE + STALE_SECONDS * 1_000_000 + 1
         then = now - MINUTE + STALE_SECONDS * 1_000_000 + 1
-        ward.store.set_replay(Replay(start_us=then, wall_us=now, speed=0.001, end_us=now + 10**12))
+        ward.store.time.set_replay(Replay(start_us=then, wall_us=now, speed=0.001, end_us=now + 10**12))
         charts.changed()
         chart = charts.chart(patient)
         assert chart is not None

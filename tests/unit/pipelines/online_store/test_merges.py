@@ -73,7 +73,7 @@ def _decided(ward: Ward, patient: str) -> None:
     detail = {"kind": "spo2-scale-2", "holds": "yes", "reason": "blood-gas-now"}
     audit.record(AuditEvent("decision.write", "somebody", "clinician", (_token(ward, patient),), detail))
     store = _store(ward)
-    stay = store.stay(_token(ward, patient), as_of_us=clock.now_us())
+    stay = store.facts.stay(_token(ward, patient), as_of_us=clock.now_us())
     one = Decision("spo2-scale-2", True, stay.encounter if stay else "", "somebody", clock.now_us(), "blood-gas-now")
     store.put_facts([(_token(ward, patient), one.kind, one.at_us, one)])
 
@@ -220,7 +220,7 @@ def test_a_store_that_is_filled_again_knows_of_the_merge_and_of_what_was_decided
         assert [*charts] == [_token(ward, "M-2")]
         news2 = charts[_token(ward, "M-2")].record.news2
         assert (news2.scale, news2.total) == (2, 5)
-    assert not _store(ward).lacks_decisions()
+    assert not _store(ward).completeness.lacks_decisions()
 
 
 def test_what_is_refused_under_the_old_number_marks_the_one_that_is_left(ward: Ward) -> None:
@@ -267,7 +267,7 @@ def test_of_several_merges_the_later_one_counts(
     expected = dict(zip("ABC", survivors, strict=True))
     assert _merged(store, *merges) == expected
     assert _merged(store, *merges) == expected, "read again after a kill"
-    assert len(store.patients()) == 1
+    assert len(store.patients.revisions()) == 1
 
 
 def _decision(encounter: str, hours_ago: float, *, holds: bool) -> Decision:
@@ -301,12 +301,12 @@ def test_of_two_decisions_the_one_of_the_stay_of_now_counts_else_the_later_one(
         ("B", "", 3, Person("female")),
     ])  # fmt: skip
     store.merge("A", "B", version=1)
-    stay = store.stay("B", as_of_us=now)
+    stay = store.facts.stay("B", as_of_us=now)
     assert stay is not None
-    assert store.decisions("B", encounter=stay.encounter)["spo2-scale-2"].holds is expected
+    assert store.facts.decisions("B", encounter=stay.encounter)["spo2-scale-2"].holds is expected
     assert (stay.pregnant, stay.sex, stay.age_years) == (True, "female", (clock.now() - timedelta(hours=9)).year - 1950)
     store.put_facts([("A", "", 9, Person("male", "1940-01-01")), ("B", "", 4, Person("unknown", "1960-01-01"))])
-    person = store.person("B")
+    person = store.facts.person("B")
     assert person is not None
     assert (person.sex, person.born) == ("female", "1960-01-01"), "what is told of the old number fills gaps only"
     assert store.all_patients() == ["B"]
@@ -324,9 +324,9 @@ def test_what_was_said_for_an_earlier_encounter_of_the_hospital_stay_holds(store
     store.put_facts([("A", "E1", 2, replace_in(ed, discharged_us=now - 60 * HOUR))])
     found = []
     for patient in "AB":
-        stay = store.stay(patient, as_of_us=now)
+        stay = store.facts.stay(patient, as_of_us=now)
         assert stay is not None
-        found.append((stay, store.decisions(patient, encounter=stay.encounter)))
+        found.append((stay, store.facts.decisions(patient, encounter=stay.encounter)))
         store.merge("A", "B", version=1)
         store.prune()
     assert found[0] == found[1]
@@ -359,7 +359,7 @@ def test_who_was_merged_is_forgotten_with_all_numbers(home: Path, store: OnlineS
     now = clock.now_us()
     store.put_facts([("old-number", "E", 1, Admission(now - HOUR, None, None))])
     store.merge("old-number", "new-number", version=1)
-    store.forget(["old-number", "new-number"])
+    store.erasure.forget(["old-number", "new-number"])
     raw = (home / "care.db").read_bytes() + (home / "care.db-wal").read_bytes()
     assert b"old-number" not in raw
     assert store.survivor("old-number") == "old-number"

@@ -63,12 +63,12 @@ def test_who_is_admitted_or_in_a_bed_is_there_before_any_value(ward: WardUnderTe
     admitted, lying = ward.token("p-1"), ward.token("p-2")
     _put(ward, admitted, "stay", Admission(now - HOUR, None, 50))
     _put(ward, lying, "a", Placement("stay-2", now - HOUR, None, BED, "active"))
-    assert set(ward.store.patients()) == {admitted, lying}
-    found = ward.store.stay(lying, as_of_us=now)
+    assert set(ward.store.patients.revisions()) == {admitted, lying}
+    found = ward.store.facts.stay(lying, as_of_us=now)
     assert found is not None
     assert (found.unit, found.bed, found.encounter, found.admitted_us) == ("4W", "12 A", "stay-2", now - HOUR)
     ward.store.prune()
-    assert set(ward.store.patients()) == {admitted, lying}
+    assert set(ward.store.patients.revisions()) == {admitted, lying}
 
 
 def test_a_patient_who_left_long_ago_does_not_come_back_when_the_end_is_pruned(ward: WardUnderTest) -> None:
@@ -76,11 +76,11 @@ def test_a_patient_who_left_long_ago_does_not_come_back_when_the_end_is_pruned(w
     now, patient = clock.now_us(), ward.token("p-1")
     _put(ward, patient, "a", Placement("stay", now - 200 * HOUR, None, BED, "active"))
     _put(ward, patient, "b", Placement("stay", now - 100 * HOUR, None, BED, "ended"))
-    found = ward.store.stay(patient, as_of_us=now)
+    found = ward.store.facts.stay(patient, as_of_us=now)
     assert found is not None
     assert (found.discharged_us, found.bed) == (None, ""), "nobody said for where"
     ward.store.prune()
-    assert ward.store.patients() == {}
+    assert ward.store.patients.revisions() == {}
     assert ward.store.all_patients() == []
 
 
@@ -97,13 +97,13 @@ def test_who_shows_a_patient_whose_bed_is_forgotten_is_told(ward: WardUnderTest)
     ward.measure(patient, STABLE)
     _put(ward, patient, "a", Placement("stay", now - 200 * HOUR, None, BED, "active"))
     _put(ward, patient, "b", Placement("stay", now - 100 * HOUR, None, BED, "ended"))
-    before = ward.store.patients()[patient]
+    before = ward.store.patients.revisions()[patient]
     ward.store.prune()
-    assert ward.store.stay(patient, as_of_us=now) is None
-    assert {*ward.store.changed_since(before)} == {patient}
-    before = ward.store.patients()[patient]
+    assert ward.store.facts.stay(patient, as_of_us=now) is None
+    assert {*ward.store.patients.changed_since(before)} == {patient}
+    before = ward.store.patients.revisions()[patient]
     ward.store.prune()
-    assert ward.store.changed_since(before) == {}, "nothing has changed"
+    assert ward.store.patients.changed_since(before) == {}, "nothing has changed"
 
 
 def test_a_stay_that_ended_long_ago_brings_no_bed_and_ends_what_is_there(
@@ -117,7 +117,7 @@ def test_a_stay_that_ended_long_ago_brings_no_bed_and_ends_what_is_there(
     assert ward.store.all_patients() == []
     ward.store.put_facts([(patient, "E", 1, Admission(now - 200 * HOUR, None, 50)), (patient, "stay/E", 1, bed)])
     ward.store.put_facts([(patient, "E", 2, over)])
-    found = ward.store.stay(patient, as_of_us=now)
+    found = ward.store.facts.stay(patient, as_of_us=now)
     assert found is not None and found.discharged_us == now - 100 * HOUR
     monkeypatch.setattr(clock, "now_us", lambda: now + 55 * HOUR)
     ward.store.prune()
@@ -140,15 +140,15 @@ def test_a_discharge_with_a_wrong_time_that_is_corrected_takes_nothing_with_it(
         _put(ward, patient, kind, Decision(kind, True, encounter, "somebody", at, reason))  # type: ignore[arg-type]
     ward.store.put_facts([(patient, "E", 2, Admission(begun, now - hours * HOUR, 31))])
     monkeypatch.setattr(clock, "now_us", lambda: now + HOUR // 60)
-    found = ward.store.stay(patient, as_of_us=now)
+    found = ward.store.facts.stay(patient, as_of_us=now)
     assert found is not None and found.discharged_us == now - hours * HOUR
     ward.store.prune()
     ward.store.put_facts([(patient, "E", 3, Admission(begun, None, 31))])
     ward.store.prune()
-    found = ward.store.stay(patient, as_of_us=now)
+    found = ward.store.facts.stay(patient, as_of_us=now)
     assert found is not None
     assert (found.discharged_us, found.bed, found.pregnant, found.sex) == (None, "12 A", True, "female")
-    assert {*ward.store.decisions(patient, encounter="E")} == {"pregnancy", "spo2-scale-2"}
+    assert {*ward.store.facts.decisions(patient, encounter="E")} == {"pregnancy", "spo2-scale-2"}
 
 
 def test_an_end_before_the_beginning_of_a_stay_ends_nothing(ward: WardUnderTest) -> None:
@@ -158,11 +158,11 @@ def test_an_end_before_the_beginning_of_a_stay_ends_nothing(ward: WardUnderTest)
     _put(ward, patient, "stay/E", Placement("E", now - 20 * HOUR, None, BED, "active"))
     _put(ward, patient, "E", Admission(now - 20 * HOUR, now - 365 * 24 * HOUR, 31), version=2)
     ward.store.prune()
-    found = ward.store.stay(patient, as_of_us=now)
+    found = ward.store.facts.stay(patient, as_of_us=now)
     assert found is not None
     assert (found.discharged_us, found.bed) == (None, "12 A")
     _put(ward, patient, "E", Admission(now - 20 * HOUR, now - HOUR, 31), version=3)
-    found = ward.store.stay(patient, as_of_us=now)
+    found = ward.store.facts.stay(patient, as_of_us=now)
     assert found is not None and found.discharged_us == now - HOUR
 
 
@@ -182,7 +182,7 @@ def test_a_patient_is_gone_only_when_no_stay_is_open(ward: WardUnderTest) -> Non
     now, patient = clock.now_us(), ward.token("p-1")
 
     def stay() -> tuple[str, bool, str]:
-        found = ward.store.stay(patient, as_of_us=now)
+        found = ward.store.facts.stay(patient, as_of_us=now)
         assert found is not None
         return found.encounter, found.discharged_us is None, found.bed
 
@@ -205,11 +205,11 @@ def test_a_patient_is_gone_only_when_no_stay_is_open(ward: WardUnderTest) -> Non
 def test_the_bed_of_a_movement_is_shown_unless_a_feed_knows_better(ward: WardUnderTest) -> None:
     patient = ward.admit("p-1", bed="Bed 3")
     now = clock.now_us()
-    found = ward.store.stay(patient, as_of_us=now)
+    found = ward.store.facts.stay(patient, as_of_us=now)
     assert found is not None
     assert (found.unit, found.bed) == ("medical_icu", "Bed 3")
     _put(ward, patient, "a", Placement("", now - 2 * HOUR, None, BED, "active"))
-    found = ward.store.stay(patient, as_of_us=now)
+    found = ward.store.facts.stay(patient, as_of_us=now)
     assert found is not None
     assert found.bed == "12 A"
 
@@ -220,13 +220,13 @@ def test_decisions_and_pregnancy_are_of_one_stay_and_go_with_the_patient(ward: W
     for number, holds in enumerate((True, False, True)):
         decision = Decision("spo2-scale-2", holds, "stay-p-1", "x", now + number, "blood-gas-now")
         _put(ward, patient, decision.kind, decision, version=decision.at_us)
-    assert ward.store.decisions(patient, encounter="stay-p-1")["spo2-scale-2"].at_us == now + 2
-    assert ward.store.decisions(patient, encounter="another") == {}
+    assert ward.store.facts.decisions(patient, encounter="stay-p-1")["spo2-scale-2"].at_us == now + 2
+    assert ward.store.facts.decisions(patient, encounter="another") == {}
     _put(ward, patient, "stay-p-1", Pregnancy("stay-p-1", now - HOUR))
-    found = ward.store.stay(patient, as_of_us=now)
+    found = ward.store.facts.stay(patient, as_of_us=now)
     assert found is not None and found.pregnant
-    ward.store.forget([patient])
-    assert ward.store.decisions(patient, encounter="stay-p-1") == {}
+    ward.store.erasure.forget([patient])
+    assert ward.store.facts.decisions(patient, encounter="stay-p-1") == {}
     assert ward.store.all_patients() == []
 
 
@@ -235,7 +235,7 @@ def test_a_store_of_before_shows_who_was_admitted_and_had_no_values(ward: WardUn
     _put(ward, patient, "stay", Admission(clock.now_us() - HOUR, None, 50))
     ward.store._db.execute("DELETE FROM patient")  # as the release before left it
     again = WardUnderTest(ward.home)
-    assert set(again.store.patients()) == {patient}
+    assert set(again.store.patients.revisions()) == {patient}
     again.measure(patient, STABLE)
     assert len(again.store.history(patient)) == len(STABLE)
 
@@ -248,7 +248,7 @@ def test_blocks_of_before_that_do_not_say_when_values_came_are_read_and_written_
     before = np.dtype([(name, ROW[name]) for name in columns])
     assert before.itemsize == 48
     with monkeypatch.context() as old:
-        old.setattr("pipelines.online_store.store.stored", lambda rows: widened(rows[columns], before).tobytes())
+        old.setattr("pipelines.online_store.blocks.stored", lambda rows: widened(rows[columns], before).tobytes())
         ward.measure(patient, STABLE, at_us=at_us)
     again = WardUnderTest(ward.home, writes=ward.writes)
     assert sorted(again.store.history(patient).value.tolist()) == sorted(map(float, STABLE.values()))
@@ -295,58 +295,58 @@ def test_what_was_said_in_a_visit_that_lasts_at_the_admission_holds_in_the_stay(
     ward: WardUnderTest,
 ) -> None:
     """A pregnancy from the prenatal clinic was lost at the admission: a pregnant patient got an adult's score."""
-    now = ward.store.now_us()
+    now = ward.store.time.now_us()
     _put(ward, "v1.p", "visit", Admission(now - 900 * HOUR, None, 30, outpatient=True))
     _put(ward, "v1.p", "first", Admission(now - 90 * HOUR, now - 40 * HOUR, 30))
     _put(ward, "v1.p", "stay", Admission(now - 2 * HOUR, None, 30))
     _put(ward, "v1.p", "O", Pregnancy("visit", now - 800 * HOUR))
     _put(ward, "v1.p", "spo2-scale-2", Decision("spo2-scale-2", True, "first", "x", now - 50 * HOUR, "blood-gas-now"))
-    found = ward.store.stay("v1.p", as_of_us=now)
+    found = ward.store.facts.stay("v1.p", as_of_us=now)
     assert found is not None
     assert (found.encounter, found.pregnant) == ("stay", True)
-    assert ward.store.decisions("v1.p", encounter="stay") == {}, "the visit joins no two stays"
+    assert ward.store.facts.decisions("v1.p", encounter="stay") == {}, "the visit joins no two stays"
     of_visit = Decision("spo2-scale-2", True, "visit", "x", now - 20 * HOUR, "blood-gas-now")
     _put(ward, "v1.p", "spo2-scale-2", of_visit, version=2)
-    assert set(ward.store.decisions("v1.p", encounter="stay")) == {"spo2-scale-2"}
+    assert set(ward.store.facts.decisions("v1.p", encounter="stay")) == {"spo2-scale-2"}
     _put(ward, "v1.p", "old", Admission(now - 900 * HOUR, now - 800 * HOUR, 30))
     ward.store.prune()
-    assert ward.store.stay("v1.p", as_of_us=now) == found
+    assert ward.store.facts.stay("v1.p", as_of_us=now) == found
 
 
 def test_a_visit_after_a_stay_has_nothing_of_what_was_said_in_it(ward: WardUnderTest) -> None:
-    now = ward.store.now_us()
+    now = ward.store.time.now_us()
     _put(ward, "v1.p", "stay", Admission(now - 9 * HOUR, now - 2 * HOUR, 30))
     _put(ward, "v1.p", "visit", Admission(now - 2 * HOUR, None, 30, outpatient=True))
     _put(ward, "v1.p", "series", Admission(now - 900 * HOUR, None, 30, outpatient=True))
     _put(ward, "v1.p", "O", Pregnancy("stay", now - 8 * HOUR))
     _put(ward, "v1.p", "spo2-scale-2", Decision("spo2-scale-2", True, "stay", "x", now - 5 * HOUR, "blood-gas-now"))
-    found = ward.store.stay("v1.p", as_of_us=now)
+    found = ward.store.facts.stay("v1.p", as_of_us=now)
     assert found is not None
     assert (found.encounter, found.pregnant) == ("visit", False)
     for name in ("visit", "series"):
-        assert ward.store.decisions("v1.p", encounter=name) == {}
+        assert ward.store.facts.decisions("v1.p", encounter=name) == {}
 
 
 @pytest.mark.parametrize("said", ["visit", "elsewhere"])
 def test_what_was_decided_in_one_visit_holds_in_another_that_lasts(ward: WardUnderTest, said: str) -> None:
-    now = ward.store.now_us()
+    now = ward.store.time.now_us()
     _put(ward, "v1.p", "visit", Admission(now - 9 * HOUR, now - 2 * HOUR, 30, outpatient=True))
     _put(ward, "v1.p", "series", Admission(now - 900 * HOUR, None, 30, outpatient=True))
     _put(ward, "v1.p", "spo2-scale-2", Decision("spo2-scale-2", True, said, "x", now - 5 * HOUR, "blood-gas-now"))
-    assert bool(ward.store.decisions("v1.p", encounter="series")) is (said == "visit")
+    assert bool(ward.store.facts.decisions("v1.p", encounter="series")) is (said == "visit")
 
 
 def test_a_discharge_that_is_sent_again_was_known_when_it_was_first_told(ward: WardUnderTest) -> None:
     """A patient who came back under the same number left the board when the old discharge was sent again."""
-    now = ward.store.now_us()
+    now = ward.store.time.now_us()
     end = Placement("V", now - 5 * HOUR, None, BED, "ended", discharged=True, known_us=now - 5 * HOUR)
     back = now - 3 * HOUR
     _put(ward, "v1.p", "1", Placement("V", now - 9 * HOUR, None, BED, "active", known_us=now - 9 * HOUR))
     _put(ward, "v1.p", "2", end)
     _put(ward, "v1.p", "3", Placement("V", back, None, OTHER, "active", known_us=back))
     _put(ward, "v1.p", "4", Placement("V", back, None, BED, "ended", known_us=back))
-    before = ward.store.stay("v1.p", as_of_us=now)
+    before = ward.store.facts.stay("v1.p", as_of_us=now)
     assert before is not None
     assert before.discharged_us is None
     _put(ward, "v1.p", "2", replace(end, known_us=now - HOUR))
-    assert ward.store.stay("v1.p", as_of_us=now) == before
+    assert ward.store.facts.stay("v1.p", as_of_us=now) == before

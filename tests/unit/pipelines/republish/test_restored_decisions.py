@@ -54,8 +54,8 @@ def _restored(ward: WardUnderTest, *had: Decision, ends: Ends | None = None) -> 
     patient = ward.token("p-1")
     told = [(patient, one) for one in had]
     whole = restore_decisions(ward.settings, ward.keys, ward.store, ["p-1"], told, ends or Ends())
-    found = ward.store.stay(patient, as_of_us=clock.now_us())
-    decisions = ward.store.decisions(patient, encounter=found.encounter if found else "")
+    found = ward.store.facts.stay(patient, as_of_us=clock.now_us())
+    decisions = ward.store.facts.decisions(patient, encounter=found.encounter if found else "")
     return {kind: one.encounter for kind, one in decisions.items()}, whole
 
 
@@ -130,10 +130,10 @@ def test_a_filling_looks_for_ends_in_what_the_lake_has_of_stays_and_beds(
     bedside.tell(adt("A01", "PID|1||p-2^^^^MR", "PV1|1|I|4W^12^A", at=hl7_time(bedside.at(0))))
     _decide(ward, 73, monkeypatch)
     rebuild_online_store(ward.settings)
-    found = ward.store.stay(ward.token("p-1"), as_of_us=clock.now_us())
+    found = ward.store.facts.stay(ward.token("p-1"), as_of_us=clock.now_us())
     assert found is not None and found.discharged_us is None
-    assert {*ward.store.decisions(ward.token("p-1"), encounter=found.encounter)} == {"spo2-scale-2"}
-    assert not ward.store.lacks_decisions()
+    assert {*ward.store.facts.decisions(ward.token("p-1"), encounter=found.encounter)} == {"spo2-scale-2"}
+    assert not ward.store.completeness.lacks_decisions()
 
 
 def test_a_long_stay_keeps_what_was_decided_in_it(ward: WardUnderTest, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -158,7 +158,7 @@ def test_what_the_store_had_keeps_its_stay(ward: WardUnderTest, monkeypatch: pyt
     _admit(ward, "F", 19)
     had = Decision("spo2-scale-2", True, "E", "somebody", clock.now_us() - 30 * HOUR + HOUR // 60, "blood-gas-now")
     assert _restored(ward, had) == ({}, True), "lapsed with its stay"
-    assert [one.encounter for _, one in ward.store.decided()] == ["E"]
+    assert [one.encounter for _, one in ward.store.facts.decided()] == ["E"]
 
 
 def test_nothing_comes_from_an_audit_that_does_not_hold(ward: WardUnderTest, monkeypatch: pytest.MonkeyPatch) -> None:

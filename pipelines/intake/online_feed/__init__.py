@@ -1,0 +1,1 @@
+"""The feed of the online store and the vault: identified rows, before they are masked."""
