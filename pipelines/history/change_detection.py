@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from pipelines.history.digests import ENTRY, UNKNOWN_VERSION, UNVERSIONED, Entries, Hashes, mix
+from pipelines.history.digests import ENTRY, OURS, PERHAPS_OURS, UNKNOWN_VERSION, UNVERSIONED, Entries, Hashes, mix
 
 SKIPPED, NEW, CHANGED = 0, 1, 2
 """What is done with a message: it was loaded before, is loaded, or is loaded in the place of another one."""
@@ -63,8 +63,7 @@ def plan(found: Entries, known: Entries, positions: Positions) -> Plan:
     if loaded is None:
         return _by_place(found, positions)
     loaded = _with_records(loaded, found)
-    replaced = _pairs(loaded[loaded["changed"] == 1], content="replaced")
-    current = loaded[~_matched(_pairs(loaded), replaced) & _of_the_last_kind(loaded)]
+    current = loaded[_current(loaded)]
     unchanged = _matched(_pairs(found), _pairs(current))
     gone = current[~_matched(_pairs(current), _pairs(found))]
     entries, place = found[~unchanged].copy(), np.flatnonzero(~unchanged)
@@ -94,8 +93,7 @@ def rebased(known: Entries, found: Entries, positions: Positions) -> Entries:
     loaded = loaded_of(known, positions)
     if loaded is None:
         return known[:0]
-    replaced = _pairs(loaded[loaded["changed"] == 1], content="replaced")
-    current = np.flatnonzero(~_matched(_pairs(loaded), replaced))
+    current = np.flatnonzero(_current(loaded))
     _, name = np.unique(np.r_[loaded["key"][current], found["key"]], return_inverse=True)
     loaded_index, found_index = _index_in_group(name[: len(current)]), _index_in_group(name[len(current) :])
     found_names = zip(name[len(current) :].tolist(), found_index.tolist(), strict=True)
@@ -129,6 +127,16 @@ def highest_of(known: Entries, records: Hashes) -> npt.NDArray[np.int64]:
     return result
 
 
+def _current(loaded: Entries) -> npt.NDArray[np.bool_]:
+    """Return which entries no later one has taken the place of."""
+    current = _of_the_last_kind(loaded)
+    # An entry replaces one of its own kind that was there then, and not an equal one from before the query changed.
+    at = np.flatnonzero(current)
+    replaced = _pairs(loaded[at][loaded["changed"][at] == 1], content="replaced")
+    current[at] = ~_matched(_pairs(loaded[at]), replaced)
+    return current
+
+
 def _of_the_last_kind(loaded: Entries) -> npt.NDArray[np.bool_]:
     """Return which entries have a version, or none, like the last one that was loaded of their record.
 
@@ -160,6 +168,7 @@ def _with_records(loaded: Entries, found: Entries) -> Entries:
             order = np.argsort(among)
             place = order[np.minimum(np.searchsorted(among, of[at], sorter=order), len(order) - 1)]
             result[name][at] = np.where(among[place] == of[at], found[name][place], result[name][at])
+    result["ours"][result["version"] == UNVERSIONED] = OURS
     return result
 
 
@@ -171,6 +180,7 @@ def _by_place(found: Entries, positions: Positions) -> Plan:
     first = found[: positions.new]
     loaded[: len(first)] = first
     loaded["version"][len(first) :] = UNKNOWN_VERSION
+    loaded["ours"] = PERHAPS_OURS
     loaded["changed"][positions.new :] = 1
     return Plan(fate, np.concatenate([loaded, found[positions.new :]]), max(positions.new - len(found), 0))
 

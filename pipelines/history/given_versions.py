@@ -1,8 +1,8 @@
 """Gives versions to rows, so that the row of a record that was loaded last is shown.
 
 The lake shows the row of the highest version. A source that counts versions is taken at its word. Others get a version
-when they replace what was loaded before: the time of the load. A record with such a version cannot be replaced by a
-number that a source counts; so its highest one gets the time of the load as well.
+when they replace what was loaded before: the time of the load. A number that a source counts never reaches a time; so
+of a record that has such a version, what a source counts gets the time of the load as well.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.history.change_detection import CHANGED, NEW, SKIPPED, Plan, highest_of
-from pipelines.history.digests import UNVERSIONED, Entries
+from pipelines.history.change_detection import CHANGED, NEW, SKIPPED, Plan
+from pipelines.history.digests import UNKNOWN_VERSION, UNVERSIONED, Entries
 from pipelines.history.known_rows import Before
 from pipelines.history.rows import typed
 from vitalake import clock
@@ -35,15 +35,15 @@ class GivenVersions:
 
     Attributes:
         now_us: since when the rows are known that get one and whose query counts no versions.
-        version_us: the version.
-        dated: of each message of the query, whether it gets it. Others have what the query gives, or version 0.
+        of: of each message of the query, the version that it gets; 0: it has what the query gives, or 0.
     """
 
     now_us: int
-    version_us: int
-    dated: npt.NDArray[np.bool_]
+    of: npt.NDArray[np.int64]
 
-    def put(self, rows: pa.Table, dataset: Dataset, dated: npt.NDArray[np.bool_]) -> pa.Table:
+    def put(
+        self, rows: pa.Table, starts: npt.NDArray[np.int64], dataset: Dataset, given: npt.NDArray[np.int64]
+    ) -> pa.Table:
         """Return rows with their versions, and with the times since when they are known.
 
         The time of the load is one of our own clock, and is marked as such. Queries as of an earlier time show the
@@ -51,40 +51,58 @@ class GivenVersions:
 
         Args:
             rows: of some messages of the query.
+            starts: where each message begins.
             dataset: of the rows.
-            dated: which of these rows get the version.
+            given: the version that each of these messages gets.
         """
+        sizes = np.diff(np.r_[starts, rows.num_rows])
+        of_rows = np.repeat(given, sizes)
         counted = "version" in rows.schema.names  # in every batch, because all batches are judged as one table
         if not counted:
-            rows = rows.append_column("version", pa.array(np.where(dated, marked(self.version_us), 0)))
-        elif dated.any():
-            versions = typed(rows.select(["version"]), dataset)["version"]
-            versions = pc.if_else(pa.array(dated), pa.scalar(marked(self.version_us)), versions)
+            rows = rows.append_column("version", pa.array(of_rows))
+        elif of_rows.any():
+            versions = typed(rows.select(["version"]), dataset)["version"].combine_chunks()
+            numbers = versions.fill_null(UNKNOWN_VERSION).to_numpy(zero_copy_only=False)
+            # A message can have several versions of its record; it is the highest that takes the place of others.
+            highest = np.repeat(np.maximum.reduceat(numbers, starts), sizes)
+            versions = pc.if_else(pa.array((of_rows > 0) & (numbers == highest)), pa.array(of_rows), versions)
             rows = rows.set_column(rows.schema.get_field_index("version"), "version", versions)
-        replacing = dated & (not counted)
+        replacing = (of_rows > 0) & (not counted)
         # issued_at is a time of a query's observations; in another dataset a column of this name is one like any other.
         for name in ("issued_at", "available_at") if dataset.measures else ("available_at",):
             if name in rows.schema.names:
-                given = typed(rows.select([name]), dataset)[name].combine_chunks()
-                column = known_at(given, replacing, self.now_us if name == "available_at" else None)
+                times = typed(rows.select([name]), dataset)[name].combine_chunks()
+                column = known_at(times, replacing, self.now_us if name == "available_at" else None)
                 rows = rows.set_column(rows.schema.get_field_index(name), name, column)
         return rows
 
 
-def dated(found: Entries, to_load: Plan, before: Before) -> npt.NDArray[np.bool_]:
-    """Return which messages get the time of the load as their version.
+def given_versions(found: Entries, to_load: Plan, before: Before, *, first_us: int) -> npt.NDArray[np.int64]:
+    """Return the version that the load gives to each message; 0: none.
 
-    Without a version: changed ones, and those of a record that was loaded before otherwise. With one: the highest
-    version of a record that was loaded before without, by whichever source.
+    A message without a version gets one if it replaces another, or if its record was loaded before otherwise. One with
+    a version gets one if its record ever got one of a load or was loaded without, by whichever source, unless this
+    source has loaded a higher one. Several of a record get them in their order: the highest can be rejected.
+
+    Args:
+        found: the entries of all messages of the query.
+        to_load: what is to be done with each.
+        before: what was loaded before of their records.
+        first_us: the first version to give, a whole millisecond; others follow by the millisecond.
     """
-    replaces = (to_load.fate == CHANGED) | ((to_load.fate == NEW) & before.loaded)
     unversioned = found["version"] == UNVERSIONED
-    of_counted = (to_load.fate != SKIPPED) & before.unversioned & ~unversioned
-    if of_counted.any():
-        highest = np.maximum(before.highest, highest_of(found, found["record"]))
-        of_counted &= found["version"] >= highest
-    result: npt.NDArray[np.bool_] = (unversioned & replaces) | of_counted
-    return result
+    replaces = (to_load.fate == CHANGED) | ((to_load.fate == NEW) & before.loaded)
+    of_counted = (to_load.fate != SKIPPED) & before.ours & ~unversioned & (found["version"] >= before.highest)
+    at = np.flatnonzero((unversioned & replaces) | of_counted)
+    given = np.zeros(len(found), np.int64)
+    if len(at):
+        order = at[np.lexsort((found["version"][at], found["record"][at]))]
+        same_record = found["record"][order][1:] == found["record"][order][:-1]
+        higher = same_record & (found["version"][order][1:] > found["version"][order][:-1])
+        steps = np.r_[0, np.cumsum(higher)]
+        begins = np.maximum.accumulate(np.where(np.r_[True, ~same_record], np.arange(len(order)), 0))
+        given[order] = marked(first_us) + (steps - steps[begins]) * MILLISECOND_US
+    return given
 
 
 def greatest_given(lake: Lake) -> int:

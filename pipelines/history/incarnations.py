@@ -7,12 +7,17 @@ When a text returns after another one, it names a new incarnation: what was load
 from __future__ import annotations
 
 import hashlib
+import re
 from itertools import count
+from pathlib import Path
 
 from pipelines.history.change_detection import Positions
 from pipelines.history.job import Job
 from vitalake.lake.commits.lake import Lake
 from vitalake.lake.commits.spans import PartId
+
+_LENGTH = 22
+_TOPIC_ID = re.compile(f"[0-9a-f]{{{_LENGTH}}}")
 
 
 def changes_of(part: PartId) -> PartId:
@@ -54,6 +59,27 @@ def loaded_incarnations(lake: Lake, job: Job) -> dict[PartId, int]:
     return {part: begun.epochs.get(part.topic_id, 0) for part in parts if positions_of(lake, part)}
 
 
+def last_epochs(lake: Lake) -> dict[str, int]:
+    """Return the epoch of the last span of each incarnation, by its UUID, of all sources of the dataset."""
+    return lake.spans.begun(job="", dataset=lake.dataset.name).epochs if lake.storage.holds_table("spans") else {}
+
+
+def lost_sources(lake: Lake, job: Job, home: Path) -> list[str]:
+    """Return the other sources of which the lake has messages of an incarnation without a file of digests."""
+    if not lake.storage.holds_table("spans"):
+        return []
+    begun, ending = lake.spans.begun(job=job.name, dataset=lake.dataset.name), f".{lake.dataset.name}"
+    lost = {
+        topic.removesuffix(ending)
+        for topic_id, topic in begun.topics.items()
+        if topic.endswith(ending)
+        and _TOPIC_ID.fullmatch(topic_id)  # a topic of Kafka may be named like that, too
+        and begun.positions.get((topic_id, 0))
+        and not (home / "history" / f"{topic}.{topic_id}.npz").exists()
+    }
+    return sorted(lost - {job.source})
+
+
 def incarnation(lake: Lake, job: Job, text: str) -> PartId:
     """Return the partition of the incarnation that a job's text names now.
 
@@ -82,4 +108,4 @@ def _latest(lake: Lake, job: Job, loaded: dict[PartId, int]) -> PartId | None:
 def _topic_id(job: Job, text: str, returned: int) -> str:
     """Return the name of an incarnation whose text has returned so many times after another one."""
     again = f"{returned}\0" if returned else ""
-    return hashlib.sha256(f"{again}{job.source}|{text}".encode()).hexdigest()[:22]
+    return hashlib.sha256(f"{again}{job.source}|{text}".encode()).hexdigest()[:_LENGTH]

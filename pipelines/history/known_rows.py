@@ -7,7 +7,7 @@ import os
 import struct
 import tokenize
 import zlib
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -21,6 +21,8 @@ from pipelines.history.change_detection import Positions, highest_of, loaded_of
 from pipelines.history.digests import (
     EARLIER_ENTRIES,
     ENTRY,
+    OURS,
+    PERHAPS_OURS,
     UNKNOWN_VERSION,
     UNVERSIONED,
     Entries,
@@ -70,12 +72,15 @@ class Known:
         """Return which messages are of a record that this file has under another key: with a version, or without."""
         return _count(self.entries["record"], found["record"]) > _count(self.entries["key"], found["key"])
 
-    def unversioned(self, found: Entries) -> npt.NDArray[np.bool_]:
-        """Return which messages are of a record that this file has without a version."""
-        versions = self.entries["version"]
-        # An earlier release did not note it; a row that it loaded in the place of another one had none, mostly.
-        perhaps = (versions == UNKNOWN_VERSION) & ((self.given_us > 0) | (self.entries["changed"] == 1))
-        return _among(found["record"], self.entries["record"][(versions == UNVERSIONED) | perhaps])
+    def ours(self, found: Entries) -> npt.NDArray[np.bool_]:
+        """Return which messages are of a record that was loaded with a version that the load gave, or without."""
+        return _among(found["record"], self.entries["record"][self.entries["ours"] == OURS])
+
+    def perhaps_ours(self, found: Entries) -> npt.NDArray[np.bool_]:
+        """Return which messages are of a record of which this file does not say that."""
+        if not self.complete:
+            return np.ones(len(found), np.bool_)
+        return _among(found["record"], self.entries["record"][self.entries["ours"] == PERHAPS_OURS])
 
     def owners(self, found: Entries) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
         """Return which messages are of a record whose patient this file knows, and which name a patient as it does."""
@@ -91,7 +96,8 @@ class Before:
     Attributes:
         loaded: of each message, whether its record was loaded by another source, in another incarnation, or by a query
             of this one that gave it another key: one that returned versions.
-        unversioned: whether its record was loaded before without a version, by any source.
+        ours: whether a load, of any source, has given its record a version, or loaded it without.
+        perhaps_ours: whether that may be so; nothing tells.
         highest: the highest version of its record that this source has loaded, in any incarnation.
         foreign: whether another source has the record, and only for other patients.
         sources: the names of those sources.
@@ -101,7 +107,8 @@ class Before:
     """
 
     loaded: npt.NDArray[np.bool_]
-    unversioned: npt.NDArray[np.bool_]
+    ours: npt.NDArray[np.bool_]
+    perhaps_ours: npt.NDArray[np.bool_]
     highest: npt.NDArray[np.int64]
     foreign: npt.NDArray[np.bool_]
     sources: list[str]
@@ -158,6 +165,7 @@ class KnownRows:
         asked: npt.NDArray[np.bool_],
         positions_of: Callable[[str], Positions],
         incarnations: Collection[str],
+        last_epochs: Mapping[str, int],
     ) -> Before:
         """Return what was loaded before of the records of a query, by this source and by others.
 
@@ -169,12 +177,13 @@ class KnownRows:
             asked: which of them are not known to be as this source has loaded them.
             positions_of: returns how much the lake has of what a file is named after.
             incarnations: names of the source's incarnations, also earlier ones, of which the lake has messages.
+            last_epochs: epochs of the last spans, by incarnation, of all sources.
 
         Raises:
-            LakeError: a file is damaged.
+            LakeError: a file is damaged, or is older than the lake.
         """
         source, dataset, _ = self.name.split(".")
-        seen, unversioned, foreign, own, same = (np.zeros(len(found), np.bool_) for _ in range(5))
+        seen, ours, perhaps_ours, foreign, own, same = (np.zeros(len(found), np.bool_) for _ in range(6))
         highest = np.full(len(found), UNVERSIONED, np.int64)
         told, sources = set[str](), set[str]()
         others: dict[str, tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]] = {}
@@ -187,12 +196,15 @@ class KnownRows:
                 continue
             known = read_known(path)
             loaded = loaded_of(known.entries, positions)
-            if loaded is not None and known.complete:
-                told.add(path.stem)
-            if loaded is not None and not under_way:
+            if not under_way:
+                if loaded is None or 0 < known.epoch < last_epochs.get(path.stem.rpartition(".")[2], 0):
+                    raise _older(path)
                 known = replace(known, entries=loaded)
+            if known.complete:
+                told.add(path.stem)
             seen |= known.has(found)
-            unversioned |= known.unversioned(found)
+            ours |= known.ours(found)
+            perhaps_ours |= known.perhaps_ours(found)
             recorded, owned = known.owners(found)
             if (other := path.name.partition(".")[0]) == source:
                 own, same = own | recorded, same | owned
@@ -215,11 +227,12 @@ class KnownRows:
             same[~asked] = True
             own[at], same[at] = own[at] | recorded, same[at] | owned
             seen[at] |= known.others(found[at])
-            unversioned[at] |= known.unversioned(found[at])
+            ours[at] |= known.ours(found[at])
+            perhaps_ours[at] |= known.perhaps_ours(found[at])
             highest[at] = np.maximum(highest[at], highest_of(known.entries, found["record"][at]))
         if not (complete := told.issuperset(incarnations)):  # nothing tells which records these are
-            seen[:] = True
-        return Before(seen, unversioned, highest, foreign, sorted(sources), complete, own, own & ~same)
+            seen[:] = perhaps_ours[:] = True
+        return Before(seen, ours, perhaps_ours, highest, foreign, sorted(sources), complete, own, own & ~same)
 
     def read(self) -> Known:
         """Return what the file says; nothing if there is none, or if it is older than the lake, as of a back-up.
@@ -329,7 +342,7 @@ def _of_now(earlier: Entries) -> Entries:
     entries = np.zeros(len(earlier), ENTRY)
     for name in earlier.dtype.names or ():
         entries[name] = earlier[name]
-    entries["version"] = UNKNOWN_VERSION
+    entries["version"], entries["ours"] = UNKNOWN_VERSION, PERHAPS_OURS
     return entries
 
 
@@ -373,6 +386,15 @@ def _count(among: Hashes, numbers: Hashes) -> npt.NDArray[np.intp]:
     known = np.sort(among)
     counts: npt.NDArray[np.intp] = np.searchsorted(known, numbers, "right") - np.searchsorted(known, numbers)
     return counts
+
+
+def _older(path: Path) -> LakeError:
+    return LakeError(
+        "Digests of the loaded messages are older than the lake",
+        where=str(path),
+        remedy="Restore the newest back-up of the file. Without one delete it; see docs/how-to/history.md what the "
+        "next load of its source does then. Nothing was loaded.",
+    )
 
 
 def _among(numbers: Hashes, *among: Hashes) -> npt.NDArray[np.bool_]:

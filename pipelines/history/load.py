@@ -19,9 +19,9 @@ from pipelines.core.takeover import ONE_SHARD
 from pipelines.formats.base import WAREHOUSE
 from pipelines.history.change_detection import CHANGED, SKIPPED, Plan, Positions, loaded_of, plan, rebased
 from pipelines.history.columns import in_namespace, names_of, with_texts
-from pipelines.history.digests import ENTRY, Digests, Entries
+from pipelines.history.digests import ENTRY, OURS, Digests, Entries
 from pipelines.history.gate import QualityGate, SuiteGate
-from pipelines.history.given_versions import MILLISECOND_US, NONE_GIVEN, GivenVersions, dated, greatest_given
+from pipelines.history.given_versions import MILLISECOND_US, NONE_GIVEN, GivenVersions, given_versions, greatest_given
 from pipelines.history.incarnations import changes_of, incarnation, loaded_incarnations, name_of, positions_of
 from pipelines.history.job import Job, load_job
 from pipelines.history.known_rows import Before, Known, KnownRows
@@ -42,7 +42,6 @@ from vitalake.lake.datasets.dataset import Dataset
 from vitalake.lake.maintenance.mixing import mix
 from vitalake.lake.maintenance.sweep import sweep
 from vitalake.lake.tables.table import refuse_new
-from vitalake.lake.unlinkable.own_times import marked
 from vitalake.settings import Settings, StreamSettings
 
 _log = logging.getLogger(__name__)
@@ -194,8 +193,9 @@ class _Load:
             before = self._check(to_load, warn=True)
         # Judged before anything is written: rows that fail, and an empty result, leave the lake as it was.
         if to_load.fate.any() or not self.spool.messages:
-            versions = GivenVersions(self.now_us, self.now_us, dated(self.found, to_load, before))
-            if (versions.dated.any() or not before.complete) and not _of_now(known, positions).given_us:
+            versions = self._versions(to_load, before, self.now_us)
+            unknown = versions.of.any() or (before.perhaps_ours & (to_load.fate != SKIPPED)).any()
+            if unknown and not _of_now(known, positions).given_us:
                 self.given_us = greatest_given(self.lake)
             self.gate.judge(self.lake.dataset, (table for table, _, _ in self._chosen(to_load, versions)))
         self.lake.open_all()
@@ -270,31 +270,38 @@ class _Load:
                 raise Superseded(
                     "Another run of this source has taken over",
                     where=str(self.part),
-                    remedy="Leave the work to it. Nothing more was loaded here.",
+                    remedy="Nothing more was loaded here. Run this load again after that one.",
                 )
             to_load = _plan(known, self.found, self.form, positions)
             # Checked again: another load may have written its file since.
             before = self._check(to_load)
-            of_now = dated(self.found, to_load, before)
             told = _of_now(known, positions)
             given_us = max(told.given_us, self.given_us)
-            if of_now.any():
-                # A clock that ran ahead once must not hide what is corrected after it was put right.
-                given_us = marked(max(self.now_us, max(known.given_by_all(), given_us) + MILLISECOND_US))
+            # A clock that ran ahead once must not hide what is corrected after it was put right.
+            first_us = max(self.now_us, max(known.given_by_all(), given_us) + MILLISECOND_US)
+            versions = self._versions(to_load, before, first_us)
+            to_be_loaded = to_load.fate != SKIPPED
+            entries = to_load.entries.copy()
+            of_now = entries["ours"][len(entries) - int(to_be_loaded.sum()) :]
+            of_now[versions.of[to_be_loaded] > 0] = OURS
+            given_us = max(given_us, int(versions.of.max(initial=0)))
             under_way.enter_context(known.loading())
-            known.write(replace(told, entries=to_load.entries, form=self.form, given_us=given_us, epoch=epoch))
+            known.write(replace(told, entries=entries, form=self.form, given_us=given_us, epoch=epoch))
         if to_load.missing:
             _log.info("messages have gone from the source", extra={"where": str(self.part), "count": to_load.missing})
-        return to_load, GivenVersions(self.now_us, given_us, of_now)
+        return to_load, versions
 
     def _check(self, to_load: Plan, *, warn: bool = False) -> Before:
         check_namespace(self.known, self.form, self.lake, self.job)
-        before = check_owners(
+        return check_owners(
             self.known, self.found, self.form, to_load, self.lake, self.job, accept_moved=self.accept_moved, warn=warn
         )
-        if not before.complete:  # nothing tells which records were loaded, nor how
-            before.unversioned[:] |= max(self.known.given_by_all(), self.given_us) > NONE_GIVEN
-        return before
+
+    def _versions(self, to_load: Plan, before: Before, first_us: int) -> GivenVersions:
+        # Where nothing tells it, a load has given a version only if loads have given any in this dataset.
+        if max(self.known.given_by_all(), self.given_us) > NONE_GIVEN:
+            before = replace(before, ours=before.ours | before.perhaps_ours)
+        return GivenVersions(self.now_us, given_versions(self.found, to_load, before, first_us=first_us))
 
     def _chosen(
         self, to_load: Plan, versions: GivenVersions
@@ -302,7 +309,7 @@ class _Load:
         """Yield the messages that are to be loaded, with where each begins and whether it replaces another."""
         begin = 0
         for table, starts in self.spool.tables():
-            fate, of_now = (each[begin : begin + len(starts)] for each in (to_load.fate, versions.dated))
+            fate, given = (each[begin : begin + len(starts)] for each in (to_load.fate, versions.of))
             begin += len(starts)
             if not fate.any():
                 continue
@@ -311,7 +318,7 @@ class _Load:
             rows = table.filter(pa.array(np.repeat(chosen, sizes))) if not chosen.all() else table
             chosen_sizes = sizes[chosen]
             starts_of_chosen = np.r_[0, np.cumsum(chosen_sizes)[:-1]]
-            rows = versions.put(rows, self.lake.dataset, np.repeat(of_now[chosen], chosen_sizes))
+            rows = versions.put(rows, starts_of_chosen, self.lake.dataset, given[chosen])
             yield rows, starts_of_chosen, changed
 
 

@@ -7,7 +7,14 @@ import logging
 from pipelines.history.change_detection import NEW, SKIPPED, Plan
 from pipelines.history.digests import Entries
 from pipelines.history.gate import QualityError
-from pipelines.history.incarnations import loaded_incarnations, name_of, part_of, positions_of
+from pipelines.history.incarnations import (
+    last_epochs,
+    loaded_incarnations,
+    lost_sources,
+    name_of,
+    part_of,
+    positions_of,
+)
 from pipelines.history.job import Job
 from pipelines.history.known_rows import Before, KnownRows
 from vitalake.errors import SettingsError
@@ -84,7 +91,7 @@ def check_owners(
     if known.read().form != form:  # skipped by their keys, whatever they say
         asked[:] = True
     incarnations = {name_of(part) for part in loaded_incarnations(lake, job)}
-    before = known.before(found, asked, lambda name: positions_of(lake, part_of(name)), incarnations)
+    before = known.before(found, asked, lambda name: positions_of(lake, part_of(name)), incarnations, last_epochs(lake))
     where = f"{known.name.rpartition('.')[0]}: {{:,}} of {{:,}}{{}}"
     moved, own = int(before.moved.sum()), int(before.own.sum())
     if moved > max(1, MOST_MOVED * own) and not accept_moved:
@@ -102,7 +109,23 @@ def check_owners(
             remedy="Nothing of it was published. If the numbers are the job's own, give it a namespace, and another "
             "source if it has loaded rows: see docs/how-to/history.md, two sources.",
         )
-    if warn and before.foreign.any():
+    if warn:
+        _warn(known, before, lost_sources(lake, job, known.home))
+    return before
+
+
+def _warn(known: KnownRows, before: Before, lost: list[str]) -> None:
+    """Report what a load does not refuse."""
+    if lost:
+        _log.warning(
+            "digests of other sources are missing: whether they have the records of this one is not known",
+            extra={
+                "where": f"{known.name}; {', '.join(lost)}",
+                "count": len(lost),
+                "remedy": "Restore the files, or load those sources. See docs/how-to/history.md.",
+            },
+        )
+    if before.foreign.any():
         _log.warning(
             "another source has the numbers of these records for other patients: of each two, only one is shown",
             extra={
@@ -111,4 +134,3 @@ def check_owners(
                 "remedy": "See docs/how-to/history.md.",
             },
         )
-    return before

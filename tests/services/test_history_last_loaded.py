@@ -10,10 +10,13 @@ from typing import Any
 
 import pytest
 
+import vitalake
 from pipelines.history.load import load_history
 from tests import forking
 from tests.services.earlier_digests import as_an_earlier_release
 from tests.services.test_history_sources import Homes, Meanwhile
+from tests.services.waiting import until
+from vitalake.errors import LakeError
 from vitalake.lake.commits import spans
 from vitalake.lake.commits.spans import Superseded
 from vitalake.settings import load_settings
@@ -93,15 +96,14 @@ def test_any_loads_show_what_was_loaded_last(homes: Homes, seed: int) -> None:
     for _ in range(9):
         source, text, versioned = chosen.choice("ab"), chosen.randrange(2), chosen.random() < 0.5
         for number in chosen.sample(range(1, 5), 2):
-            doses[number] = chosen.randrange(100, 900)
-            revisions[number] += 1
-        # Sources count for themselves, so that two never give one version to two contents.
-        rows = [
-            row(number, 1000 * revisions[number] + doses[number], 2 * revisions[number] + (source == "a"))
-            if versioned
-            else row(number, doses[number])
-            for number in chosen.sample(range(1, 5), chosen.randrange(1, 5))
-        ]
+            doses[number] = 10 * number + chosen.randrange(3)  # so that contents come back
+            revisions[number] += chosen.randrange(2)
+        # Sources count for themselves, so that two never give one version to two contents, unless a load gives it one.
+        rows = []
+        for number in chosen.sample(range(1, 5), chosen.randrange(1, 5)):
+            version = 2 * revisions[number] + (source == "a") if versioned else None
+            of_loads = version is None or number in model.unversioned
+            rows.append(row(number, doses[number] if of_loads else 1000 * revisions[number] + number, version))
         if versioned and chosen.random() < 0.5:  # a source that returns earlier versions, too, or late
             number = rows[-1]["number"]
             rows.insert(0, row(number, number, rows[-1]["version"] - 2))
@@ -174,6 +176,172 @@ def test_a_version_that_a_query_returns_later_shows_its_highest_row(homes: Homes
     assert homes.shown() == [13.0, 20.0]
     assert homes.load("city", row(1, 10), row(2, 20)) == 2, "the query has lost its version again"
     assert homes.shown() == [10.0, 20.0]
+
+
+@pytest.mark.parametrize(
+    "states",
+    [
+        [(10, None), (11, 1), (10, None), (13, None), (10, None)],
+        [(10, 1), (11, None), (10, 1), (13, 1), (10, 1)],
+        [(10, None), (11, 1), (12, None), (13, None), (12, None)],
+    ],
+)
+def test_what_a_row_said_once_is_loaded_again_though_the_query_changed_meanwhile(
+    homes: Homes, states: list[tuple[int, int | None]]
+) -> None:
+    """An equal row from before the query changed stood in for the one that was replaced."""
+    for dose, version in states:
+        assert homes.load("city", row(1, dose, version)) == 1
+        assert homes.shown() == [dose]
+
+
+def test_a_column_that_is_new_does_not_load_again_what_came_back_before(homes: Homes) -> None:
+    for dose, version in ((10, None), (11, 1), (10, None)):
+        homes.load("city", row(1, dose, version))
+    job = Path(homes.job("city", row(1, 10)))
+    query = homes.home / "city.sql"
+    query.write_text(f"SELECT *, TIMESTAMP '2026-01-05 08:00' AS available_at FROM ({query.read_text()})")  # noqa: S608
+    assert load_history(load_settings(homes.home), str(job)) == 0
+
+
+def test_a_source_of_an_earlier_release_that_counts_shows_its_next_version(homes: Homes) -> None:
+    """Its corrected row was taken for one without a version, so the next got a time, and the one after that did not."""
+    homes.load("city", row(1, 10, 1))
+    homes.load("city", row(1, 11, 1))
+    as_an_earlier_release(next((homes.home / "history").glob("*.npz")))
+    assert homes.load("city", row(1, 11, 1), row(1, 12, 2)) == 1
+    assert homes.load("city", row(1, 11, 1), row(1, 12, 2), row(1, 13, 3)) == 1
+    assert homes.shown() == [13.0]
+
+
+@pytest.mark.parametrize("owners", [False, True])
+def test_a_query_of_an_earlier_release_that_gets_a_version_at_once_shows_it(homes: Homes, owners: bool) -> None:
+    homes.load("city", row(1, 10))
+    homes.load("city", row(1, 11))
+    as_an_earlier_release(next((homes.home / "history").glob("*.npz")), owners=owners)
+    for dose, version in ((12, 2), (13, 3)):
+        assert homes.load("city", row(1, dose, version)) == 1
+        assert homes.shown() == [dose]
+
+
+def _digests(homes: Homes, source: str) -> list[Path]:
+    return sorted((homes.home / "history").glob(f"{source}.*.npz"), key=lambda path: path.stat().st_mtime_ns)
+
+
+def test_a_version_that_got_a_time_is_followed_by_the_next_without_the_digests_that_were_the_reason(
+    homes: Homes,
+) -> None:
+    homes.load("town", row(1, 10))
+    homes.load("city", row(1, 11, 5))
+    _digests(homes, "town")[0].unlink()
+    assert homes.load("city", row(1, 12, 6)) == 1
+    assert homes.shown() == [12.0]
+
+
+def test_a_version_that_got_a_time_is_followed_by_the_next_though_the_own_digests_were_lost(homes: Homes) -> None:
+    homes.load("city", row(1, 10))
+    homes.load("city", row(1, 11, 1))
+    _digests(homes, "city")[0].unlink()
+    homes.load("city", row(1, 11, 1), row(1, 12, 2))  # skipped by their places, and reported
+    assert homes.load("city", row(1, 11, 1), row(1, 12, 2), row(1, 13, 3)) == 1
+    assert homes.shown() == [13.0]
+
+
+def test_a_version_that_got_a_time_is_followed_by_the_next_once_lost_digests_are_back(homes: Homes) -> None:
+    homes.load("city", row(1, 10), more=incarnation("x"))
+    homes.load("city", row(1, 11), more=incarnation("x"))
+    (path,) = _digests(homes, "city")
+    kept = path.read_bytes()
+    path.unlink()
+    assert homes.load("city", row(1, 12, 2), more=incarnation("y")) == 1
+    path.write_bytes(kept)
+    assert homes.load("city", row(1, 13, 3), more=incarnation("y")) == 1
+    assert homes.shown() == [13.0]
+
+
+def test_a_version_got_a_time_because_of_a_load_that_was_killed(homes: Homes) -> None:
+    paused = homes.home / "paused"
+    pause = {"VITALAKE_PAUSE_AT": "before-stage", "VITALAKE_PAUSE_FILE": str(paused)}
+    town = homes.start("town", row(1, 10), **pause)
+    try:
+        until(paused.exists, process=town)
+        assert homes.load("city", row(1, 11, 5)) == 1
+    finally:
+        town.kill()
+        town.wait()
+    assert homes.load("city", row(1, 12, 6)) == 1
+    assert homes.shown() == [12.0]
+
+
+@pytest.mark.parametrize(("source", "more"), [("city", incarnation("y")), ("town", "")])
+def test_digests_that_are_older_than_the_lake_are_refused_to_other_loads(homes: Homes, source: str, more: str) -> None:
+    """Rows that they did not name counted as new: two had version 0, and the earlier one was shown."""
+    homes.load("city", row(1, 10))
+    killed = homes.start("city", row(1, 10), row(2, 20), VITALAKE_CRASH_AT="before-stage")
+    assert killed.wait(60) == -signal.SIGKILL
+    (path,) = _digests(homes, "city")
+    kept = path.read_bytes()
+    assert homes.load("city", row(1, 10), row(3, 30)) == 1
+    path.write_bytes(kept)
+    with pytest.raises(LakeError, match="older than the lake"):
+        homes.load(source, row(3, 31), more=more)
+    assert homes.shown() == [10.0, 30.0]
+    homes.load("city", row(1, 10), row(3, 30))  # its own load says so, and notes them anew
+    assert homes.load(source, row(3, 31), more=more) == 1
+    assert homes.shown() == [10.0, 31.0]
+
+
+def test_missing_digests_of_another_source_are_reported(homes: Homes, caplog: pytest.LogCaptureFixture) -> None:
+    homes.load("town", row(1, 10))
+    assert "other sources" not in caplog.text
+    _digests(homes, "town")[0].unlink()
+    homes.load("city", row(2, 20))
+    (record,) = [record for record in caplog.records if "other sources" in record.message]
+    assert record.__dict__["where"].endswith("; town")
+    homes.load("town", row(1, 10))
+    caplog.clear()
+    homes.load("city", row(2, 21))
+    assert "other sources" not in caplog.text
+
+
+def test_the_row_below_a_rejected_one_is_shown(homes: Homes) -> None:
+    """It had no time, because it was not the highest of its record."""
+    homes.load("city", row(1, 10))
+    homes.load("city", row(1, 9))
+    rejected = row(1, 12, 2) | {"patient": ""}
+    homes.load("city", row(1, 11, 1), rejected, more="max_rejected: 0.9")
+    assert homes.shown() == [11.0]
+
+
+SELECT = """
+SELECT 'city' AS identity_system, name AS identity_value, 'P-1' AS patient_id, '8867-4' AS code, value, '/min' AS unit,
+    'final' AS status, TIMESTAMP '2026-03-01 10:00' AS effective_at{version}
+FROM (VALUES {rows}) AS vital(name, value, revision) ORDER BY name, revision
+"""
+
+
+def _load_observations(home: Path, *values: tuple[float, int], counted: bool) -> int:
+    rows = ", ".join(f"('a', {value}::DOUBLE, {revision})" for value, revision in values)
+    version = ", revision AS version" if counted else ""
+    (home / "observation.sql").write_text(SELECT.format(rows=rows, version=version))
+    job = "source: city\nwarehouse: 'duckdb::memory:'\ndatasets: {observation: observation.sql}\n"
+    (home / "city.yaml").write_text(job)
+    return load_history(load_settings(home), str(home / "city.yaml"))
+
+
+def test_several_versions_of_an_observation_are_one_message_of_which_the_highest_is_shown(home: Path) -> None:
+    """All its rows got one version, which does not pass the gate; and a higher one in it counted as the first."""
+
+    def shown() -> list[float]:
+        values: list[float] = vitalake.open(home).read("observation", ["value"])["value"].to_pylist()
+        return values
+
+    for value in (70.0, 71.0):
+        _load_observations(home, (value, 1), counted=False)
+    assert _load_observations(home, (60, 1), (61, 2), counted=True) == 1
+    assert shown() == [61.0]
+    assert _load_observations(home, (60, 1), (61, 2), (63, 3), counted=True) == 1
+    assert shown() == [63.0]
 
 
 @pytest.mark.parametrize("owners", [False, True])
