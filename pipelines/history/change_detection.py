@@ -117,7 +117,7 @@ def loaded_of(known: Entries, positions: Positions) -> Entries | None:
 def highest_of(known: Entries, records: Hashes) -> npt.NDArray[np.int64]:
     """Return the highest version that entries have of each of some records; UNVERSIONED where they have none."""
     result = np.full(len(records), UNVERSIONED, np.int64)
-    known = known[known["version"] > UNKNOWN_VERSION]
+    known = known[known["version"] > UNKNOWN_VERSION] if len(records) else known[:0]
     if len(known):
         known = known[np.argsort(known["record"], kind="stable")]
         begins = np.flatnonzero(np.r_[True, known["record"][1:] != known["record"][:-1]])
@@ -157,17 +157,15 @@ def _of_the_last_kind(loaded: Entries) -> npt.NDArray[np.bool_]:
 
 def _with_records(loaded: Entries, found: Entries) -> Entries:
     """Return entries, those of an earlier release with what the messages say that are still there."""
-    result = loaded.copy()
-    for name, bare, of, among in (
-        ("record", loaded["record"] == 0, loaded["key"], found["key"]),
-        ("owned", loaded["record"] == 0, _pairs(loaded), _pairs(found)),
-        ("version", loaded["version"] == UNKNOWN_VERSION, loaded["key"], found["key"]),
-    ):
-        at = np.flatnonzero(bare)
-        if len(at) and len(found):
-            order = np.argsort(among)
-            place = order[np.minimum(np.searchsorted(among, of[at], sorter=order), len(order) - 1)]
-            result[name][at] = np.where(among[place] == of[at], found[name][place], result[name][at])
+    bare, unknown = loaded["record"] == 0, loaded["version"] == UNKNOWN_VERSION
+    if not (len(found) and (bare.any() or unknown.any())):
+        return loaded
+    result, pairs = loaded.copy(), (_pairs(loaded), _pairs(found))
+    keys = loaded["key"], found["key"]
+    for name, asked, (of, among) in (("record", bare, keys), ("owned", bare, pairs), ("version", unknown, keys)):
+        at, order = np.flatnonzero(asked), np.argsort(among)
+        place = order[np.minimum(np.searchsorted(among, of[at], sorter=order), len(order) - 1)]
+        result[name][at] = np.where(among[place] == of[at], found[name][place], result[name][at])
     result["ours"][result["version"] == UNVERSIONED] = OURS
     return result
 

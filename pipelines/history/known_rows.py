@@ -383,7 +383,7 @@ def _undamaged(path: Path) -> Iterator[None]:
 
 def _count(among: Hashes, numbers: Hashes) -> npt.NDArray[np.intp]:
     """Return how often each number is among others."""
-    known = np.sort(among)
+    known = np.sort(among) if len(numbers) else among
     counts: npt.NDArray[np.intp] = np.searchsorted(known, numbers, "right") - np.searchsorted(known, numbers)
     return counts
 
@@ -392,13 +392,15 @@ def _older(path: Path) -> LakeError:
     return LakeError(
         "Digests of the loaded messages are older than the lake",
         where=str(path),
-        remedy="Restore the newest back-up of the file. Without one delete it; see docs/how-to/history.md what the "
+        remedy="Restore the newest back-up of the file. Without one, delete it: docs/how-to/history.md says what the "
         "next load of its source does then. Nothing was loaded.",
     )
 
 
 def _among(numbers: Hashes, *among: Hashes) -> npt.NDArray[np.bool_]:
     """Return which numbers are among others."""
+    if not len(numbers):
+        return np.zeros(0, np.bool_)
     known, order = np.sort(np.concatenate(among)), np.argsort(numbers)
     found = np.zeros(len(numbers), np.bool_)
     if len(known):  # looked up in order: in that of the rows, every step would miss the processor's cache
