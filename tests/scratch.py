@@ -33,6 +33,7 @@ def use_memory() -> None:
         return
     _remove_left()
     folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=_MEMORY))
+    folder.chmod(0o1777)  # as /tmp: some tests have processes of other accounts
     _locked(folder)
     os.environ["TMPDIR"] = str(folder)
     tempfile.tempdir = None  # read anew

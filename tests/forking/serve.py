@@ -21,6 +21,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import NoReturn
 
+from vitalake import plugins
+
 _COMMAND = (
     *("vitalake.cli.app", "vitalake.command", "governance.commands.sql", "governance.keyuse"),
     *("governance.query.restricted", "pipelines.commands.dead_letters", "pipelines.commands.devices"),
@@ -135,6 +137,9 @@ def main() -> None:
     _become(job)
     sys.argv[1:] = job.arguments
     sys.path[0] = job.folder
+    if more := job.environment.get("PYTHONPATH"):
+        sys.path[1:1] = [path for path in more.split(os.pathsep) if path not in sys.path]
+        plugins._installed.cache_clear()
     code: object = 0
     try:
         runpy.run_module(job.module, run_name="__main__", alter_sys=True)
