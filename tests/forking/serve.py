@@ -21,6 +21,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import NoReturn
 
+from models.registry import tracking
 from vitalake import plugins
 
 _COMMAND = (
@@ -32,11 +33,23 @@ _COMMAND = (
     *("confluent_kafka.admin", "psycopg", "governance.keyservice.local", "governance.vault.erasure_log"),
 )
 
+_TRAINING = (
+    *("models.commands.train", "models.training.train", "mlflow.store.tracking.sqlalchemy_store", "mlflow.artifacts"),
+    *("sklearn.linear_model", "scipy.stats", "xgboost"),
+)
+
 KINDS = {
     "command": _COMMAND,
     "sandbox": ("governance.query.worker", "duckdb", "pyarrow", "pyarrow.ipc"),
     "worker": ("apache_beam", "pipelines.live.worker", "pipelines.attribution.attributor"),
-    "history": (*_COMMAND, "great_expectations", "pipelines.history.load", "adbc_driver_duckdb.dbapi", "pandas"),
+    "history": (
+        *_COMMAND,
+        "great_expectations",
+        "pipelines.history.load",
+        "adbc_driver_duckdb.dbapi",
+        "pandas",
+        *_TRAINING,
+    ),
 }
 """What each kind of server has imported."""
 
@@ -123,6 +136,7 @@ def _become(job: Job) -> None:
 def main() -> None:
     """Serve; in a fork run what was asked for."""
     path, kind = sys.argv[1:]
+    os.environ.update(tracking._QUIET)
     for name in KINDS[kind]:
         importlib.import_module(name)
     gc.collect()
