@@ -7,6 +7,7 @@ has written is there afterwards, in memory as on a disk.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import fcntl
 import os
 import re
@@ -67,8 +68,9 @@ def _locked(folder: Path) -> int | None:
 def _remove_left() -> None:
     """Remove what test processes that were killed have left."""
     for folder in _MEMORY.glob(f"{_PREFIX}*"):
-        if time.time() - folder.stat().st_ctime < _NEW_SECONDS:
-            continue
+        with contextlib.suppress(OSError):  # gone by now
+            if time.time() - folder.stat().st_ctime < _NEW_SECONDS:
+                continue
         if (lock := _locked(folder)) is not None:
             shutil.rmtree(folder, ignore_errors=True)
             os.close(lock)
