@@ -7,6 +7,8 @@ STAMP := $(VENV)/.installed
 # The same files as pip installs, with the same hashes, several at a time; where uv cannot reach the index, pip does it.
 UV := uv pip install --python $(BIN)/python --system-certs --no-deps --require-hashes
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
+# Tests start hundreds of processes; without compiled files each would compile all that it imports.
+unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo check test test-fast kills soak bench-live bench-way reference docs coverage mutants services lock

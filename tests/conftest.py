@@ -17,10 +17,12 @@ from hypothesis import HealthCheck, settings
 from governance.home import init_home
 from governance.query import sandbox
 from governance.samples import copy_samples
-from tests import forking
+from tests import forking, scratch
 from tests.services.requirements import missing
 from vitalake import declarations, logs
 from vitalake.settings import Settings, StreamSettings
+
+scratch.use_memory()
 
 settings.register_profile(
     "ci", max_examples=25, derandomize=True, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]

@@ -63,14 +63,13 @@ def install(page: str, folder: Path) -> Path:
 
 def run_console(text: str, folder: Path, **environment: str) -> list[Run]:
     """Run the commands of a console block in a folder by a shell; return what each said, on both streams."""
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     runs = []
     for part in re.split(r"^\$ ", text, flags=re.MULTILINE)[1:]:
         command, _, shown = part.partition("\n")
         done = subprocess.run(
             ["bash", "-c", command],
             cwd=folder,
-            env=os.environ | {"PATH": path} | environment,
+            env=os.environ | {"PATH": _path(command)} | environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -195,15 +194,22 @@ def _do(stack: contextlib.ExitStack, step: Step, folder: Path) -> subprocess.Com
     if step.kind == "background":
         _stay(stack, step.command, folder)
         return None
-    words = ["bash", "-ec", step.command]
-    if step.kind != "sh" and re.fullmatch(r"vitalake [^|&;<>`$]*", step.command):
-        program, *arguments = shlex.split(step.command, comments=True)
-        if arguments[0] in _seen:  # the first of each kind is run as people run it
-            words = forking.command(program, *arguments, kind="history")
-        _seen.add(arguments[0])
+    environment = _environment() | {"PATH": _path(step.command)}
     return subprocess.run(
-        words, cwd=folder, env=_environment(), capture_output=True, text=True, check=False, timeout=180
-    )
+        ["bash", "-ec", step.command],
+        cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=180,
+    )  # fmt: skip
+
+
+def _path(script: str) -> str:
+    """Return the path for a script: of each of our commands the first is run as people run it, all others in a fork."""
+    commands = set(_COMMAND.findall(script))
+    forks = [forking.program("vitalake", kind="history")] if commands <= _seen else []
+    _seen.update(commands)
+    return os.pathsep.join(map(str, [*forks, Path(sys.executable).parent, os.environ["PATH"]]))
+
+
+_COMMAND = re.compile(r"\bvitalake +([a-z-]+)")
 
 
 def _environment() -> dict[str, str]:

@@ -23,11 +23,10 @@ def open(home: str | os.PathLike[str] | None = None) -> OpenedHome:  # noqa: A00
     Raises:
         SettingsError: there is no home, or its configuration is not valid.
     """
-    from importlib.metadata import entry_points
-
     from vitalake.errors import SettingsError
+    from vitalake.plugins import entry_points
 
-    found = list(entry_points(group=_FACE, name="open"))
+    found = [entry for entry in entry_points(group=_FACE) if entry.name == "open"]
     if len(found) != 1:
         raise SettingsError(
             f"vitalake.open is registered {len(found)} times",

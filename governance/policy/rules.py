@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, Literal
@@ -185,7 +186,7 @@ def read_then(document: Mapping[str, Any]) -> Then:
 def _read(path: Path) -> tuple[list[Rule], dict[str, list[str]]]:
     try:
         text = read_regular(path)
-        document = read_yaml(text)
+        document = _document(text)
     except (OSError, UnicodeDecodeError) as error:
         raise RuleError(
             f"Rule file cannot be read ({getattr(error, 'strerror', None) or type(error).__name__})",
@@ -212,6 +213,12 @@ def _read(path: Path) -> tuple[list[Rule], dict[str, list[str]]]:
             raise RuleError(error.what, where=place.strip(), remedy=error.remedy) from None
         rules.append(rule)
     return rules, found.lists
+
+
+@lru_cache(maxsize=32)
+def _document(text: str) -> Any:
+    """Return what a rule file says, not to be changed; most files are read again and again as they were."""
+    return read_yaml(text)
 
 
 def _unfit(path: Path, text: str, document: Any, message: str) -> RuleError:

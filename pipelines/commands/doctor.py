@@ -178,7 +178,8 @@ def _entries(group: str) -> str:
     found = plugins.registered(group)
     for entry in found.values():
         plugins.load(entry)
-    others = {name: e.dist.name for name, e in found.items() if e.dist and e.dist.name != "vitalake"}
+    packages = {dist: dist.name for dist in {entry.dist for entry in found.values()} if dist}  # each name reads a file
+    others = {name: packages[e.dist] for name, e in found.items() if e.dist and packages[e.dist] != "vitalake"}
     return ", ".join(f"{name} (of {others[name]})" if name in others else name for name in found) or "none"
 
 

@@ -21,7 +21,7 @@ import yaml
 from scipy import stats
 
 from tests.benchmarks.live import Bench
-from tests.services.kafka import KafkaServer, why_not
+from tests.services.kafka import LASTING, KafkaServer, why_not
 
 ROOT = Path(__file__).parents[2]
 GOAL = 1.05
@@ -42,7 +42,7 @@ def main() -> int:
         other = folder / "other"
         (folder / "kafka").mkdir()
         subprocess.run(["git", "worktree", "add", "--detach", str(other), given.commit], cwd=ROOT, check=True)
-        kafka = KafkaServer(folder / "kafka").start()
+        kafka = KafkaServer(folder / "kafka", java=LASTING).start()
         try:
             return _compare(Bench(kafka, folder), other, rounds=given.rounds, messages=given.messages)
         finally:

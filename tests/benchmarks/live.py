@@ -33,7 +33,7 @@ from governance.samples import copy_samples
 from pipelines.live.status import StatusLine
 from pipelines.simulator import synthetic
 from tests.benchmarks import identified
-from tests.services.kafka import KafkaServer, why_not
+from tests.services.kafka import LASTING, KafkaServer, why_not
 from tests.unit.vitalake.lake.span_samples import begin, write_spans
 from vitalake.lake.commits.lake import Lake
 
@@ -311,7 +311,7 @@ def main() -> int:
         return 14
     with tempfile.TemporaryDirectory(prefix="vitalake-bench-") as folder:
         (Path(folder) / "kafka").mkdir()
-        kafka = KafkaServer(Path(folder) / "kafka").start()
+        kafka = KafkaServer(Path(folder) / "kafka", java=LASTING).start()
         try:
             bench = Bench(kafka, Path(folder))
             if given.only in (None, "throughput"):

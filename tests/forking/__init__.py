@@ -8,10 +8,12 @@ kills a process by ``kill``, or measures how it starts, runs ``python -m``.
 from __future__ import annotations
 
 import atexit
+import shlex
 import subprocess
 import sys
 import tempfile
 import threading
+from functools import cache
 from pathlib import Path
 
 _SEND = Path(__file__).with_name("send.py")
@@ -29,10 +31,25 @@ def command(module: str, *arguments: str, kind: str = "command") -> list[str]:
         arguments: for it.
         kind: of the server, by what it has imported; see serve.py.
     """
+    return [sys.executable, "-I", "-S", str(_SEND), _server(kind), module, *arguments]
+
+
+@cache
+def program(name: str, *, kind: str = "command") -> Path:
+    """Return a folder with a program of that name for a shell's path: it runs the module of that name in a fork."""
+    folder = Path(_server(kind)).with_name(f"{kind}-programs")
+    folder.mkdir()
+    path = folder / name
+    path.write_text(f'#!/bin/sh\nexec {shlex.join(command(name, kind=kind))} "$@"\n')
+    path.chmod(0o700)
+    return folder
+
+
+def _server(kind: str) -> str:
     with _lock:
         if kind not in _servers:
             _servers[kind] = _start(kind)
-    return [sys.executable, "-I", "-S", str(_SEND), _servers[kind], module, *arguments]
+    return _servers[kind]
 
 
 def _start(kind: str) -> str:

@@ -21,6 +21,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import NoReturn
 
+from models.registry import tracking
+from vitalake import plugins
+
 _COMMAND = (
     *("vitalake.cli.app", "vitalake.command", "governance.commands.sql", "governance.keyuse"),
     *("governance.query.restricted", "pipelines.commands.dead_letters", "pipelines.commands.devices"),
@@ -30,11 +33,23 @@ _COMMAND = (
     *("confluent_kafka.admin", "psycopg", "governance.keyservice.local", "governance.vault.erasure_log"),
 )
 
+_TRAINING = (
+    *("models.commands.train", "models.training.train", "mlflow.store.tracking.sqlalchemy_store", "mlflow.artifacts"),
+    *("sklearn.linear_model", "scipy.stats", "xgboost"),
+)
+
 KINDS = {
     "command": _COMMAND,
     "sandbox": ("governance.query.worker", "duckdb", "pyarrow", "pyarrow.ipc"),
     "worker": ("apache_beam", "pipelines.live.worker", "pipelines.attribution.attributor"),
-    "history": (*_COMMAND, "great_expectations", "pipelines.history.load", "adbc_driver_duckdb.dbapi", "pandas"),
+    "history": (
+        *_COMMAND,
+        "great_expectations",
+        "pipelines.history.load",
+        "adbc_driver_duckdb.dbapi",
+        "pandas",
+        *_TRAINING,
+    ),
 }
 """What each kind of server has imported."""
 
@@ -121,6 +136,7 @@ def _become(job: Job) -> None:
 def main() -> None:
     """Serve; in a fork run what was asked for."""
     path, kind = sys.argv[1:]
+    os.environ.update(tracking._QUIET)
     for name in KINDS[kind]:
         importlib.import_module(name)
     gc.collect()
@@ -135,6 +151,9 @@ def main() -> None:
     _become(job)
     sys.argv[1:] = job.arguments
     sys.path[0] = job.folder
+    if more := job.environment.get("PYTHONPATH"):
+        sys.path[1:1] = [path for path in more.split(os.pathsep) if path not in sys.path]
+        plugins._installed.cache_clear()
     code: object = 0
     try:
         runpy.run_module(job.module, run_name="__main__", alter_sys=True)

@@ -234,6 +234,7 @@ def stored(values: dict[Message, Written], order: random.Random) -> pa.Table:
     return pa.Table.from_pylist(rows, pa.schema([(n, types.get(kind, moment)) for n, kind in COLUMNS.items()]))
 
 
+@pytest.mark.slow
 @settings(max_examples=40)
 @given(known=HISTORIES, at=TIMES, messages=MESSAGES, chance=st.randoms(use_true_random=False))
 def test_the_sql_of_the_views_says_it_too(

@@ -37,6 +37,10 @@ group.initial.rebalance.delay.ms=0
 log.flush.interval.messages=1000000
 """
 
+LASTING = ("-XX:+UseSerialGC",)
+SHORT_LIVED = (*LASTING, "-XX:TieredStopAtLevel=1")
+"""Java's options for a process of seconds to minutes: the second compiler takes 2 of 5 s of a start and gives less."""
+
 
 def why_not() -> str | None:
     """Return why Kafka cannot be started here; None if it can."""
@@ -55,8 +59,9 @@ def free_port() -> int:
 class KafkaServer:
     """One broker; keeps its data and port over a restart."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, java: tuple[str, ...] = SHORT_LIVED) -> None:
         self.folder = folder
+        self._options = java
         self.port = free_port()
         self.bootstrap_servers = f"127.0.0.1:{self.port}"
         self._process: subprocess.Popen[bytes] | None = None
@@ -69,7 +74,7 @@ class KafkaServer:
     def _java(self, *arguments: str) -> subprocess.Popen[bytes]:
         with (self.folder / "output").open("ab") as out:
             return subprocess.Popen(
-                ["java", "-Xms256m", "-Xmx512m", "-XX:+UseSerialGC", "-cp", f"{JARS}/*", *arguments],
+                ["java", "-Xms256m", "-Xmx512m", *self._options, "-cp", f"{JARS}/*", *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=subprocess.STDOUT,

@@ -13,6 +13,7 @@ import pytest
 from pipelines.live.lane import StreamOptions
 from pipelines.runners.flink import FlinkServices, flink_services, jars_folder, submit
 from tests.fhir import message
+from tests.services.kafka import SHORT_LIVED
 from tests.services.lane import LaneUnderTest
 from tests.services.requirements import missing_service
 from tests.services.waiting import until
@@ -25,8 +26,9 @@ FIRST, SECOND = 600, 400
 
 
 @pytest.fixture
-def flink(tmp_path: Path) -> Iterator[FlinkServices]:
+def flink(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FlinkServices]:
     """A job server with an embedded Flink, and a pool of Python workers."""
+    monkeypatch.setenv("JDK_JAVA_OPTIONS", " ".join(SHORT_LIVED))
     os.environ.setdefault("VITALAKE_FLINK_JARS", str(Path(__file__).parents[2] / ".services" / "flink"))
     try:
         jars_folder()

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
+from functools import cache
+from importlib.metadata import EntryPoint
+from typing import Any
 
 import typer
 from typer.exceptions import TyperException
@@ -30,6 +33,17 @@ def make_app(only: str | None = None) -> typer.Typer:
     Args:
         only: name of the one subcommand to load, to start faster; None, or a name that does not exist: all.
     """
+    return _made(_chosen(only))
+
+
+def _chosen(only: str | None) -> tuple[EntryPoint, ...]:
+    """Return the subcommands to load, in the order of the help."""
+    entries = plugins.registered(COMMANDS)
+    names = [only] if only in entries else sorted(entries, key=lambda name: (_place(name), name))
+    return tuple(entries[name] for name in names)
+
+
+def _made(entries: tuple[EntryPoint, ...]) -> typer.Typer:
     app = typer.Typer(
         name="vitalake",
         help="A streaming healthcare data lake: device vitals in, masked rows out, every row accounted for.",
@@ -39,10 +53,15 @@ def make_app(only: str | None = None) -> typer.Typer:
         rich_markup_mode=None,
     )
     app.callback()(_root)
-    entries = plugins.registered(COMMANDS)
-    for name in [only] if only in entries else sorted(entries, key=lambda name: (_place(name), name)):
-        plugins.load(entries[name])(app)
+    for entry in entries:
+        plugins.load(entry)(app)
     return app
+
+
+@cache
+def _command(entries: tuple[EntryPoint, ...]) -> Any:
+    """Return what parses the command line; made once, for tests call ``main`` thousands of times in one process."""
+    return typer.main.get_command(_made(entries))
 
 
 def _place(name: str) -> int:
@@ -76,7 +95,7 @@ def main(arguments: list[str] | None = None) -> int:
     keep_private()
     try:
         given = sys.argv[1:] if arguments is None else arguments
-        command = typer.main.get_command(make_app(given[0] if given else None))
+        command = _command(_chosen(given[0] if given else None))
         code = command.main(args=arguments, prog_name="vitalake", standalone_mode=False)
         if sys.stdout is not None:  # None: the parent process started us with standard output closed
             sys.stdout.flush()  # here, so that BrokenPipeError is caught below

@@ -6,6 +6,7 @@ decoded once. That halves the cost of a message.
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Annotated, Any, Literal, Union
 
 import msgspec
@@ -149,11 +150,13 @@ def entry_types(*wanted: type[msgspec.Struct], among: frozenset[str] = RESOURCES
     The default of ``among`` is what a Bundle may hold.
     """
     own = {kind.__struct_config__.tag for kind in wanted}
-    others = [
-        msgspec.defstruct(name, (), bases=(SkippedResource,), tag_field="resourceType", tag=name, gc=False)
-        for name in sorted(among - own)
-    ]
-    return Union[(*wanted, *others)]
+    return Union[(*wanted, *map(_skipped, sorted(among - own)))]
+
+
+@cache
+def _skipped(name: str) -> type[msgspec.Struct]:
+    """Return the type of a resource that is skipped; msgspec reads each type once, whichever decoders have it."""
+    return msgspec.defstruct(name, (), bases=(SkippedResource,), tag_field="resourceType", tag=name, gc=False)
 
 
 InBundle = entry_types(Observation)

@@ -17,6 +17,8 @@ from tests.unit.models.model_samples import fields, fit, make_matrix, tracking
 from vitalake.errors import ModelError
 from vitalake.settings import Settings, load_settings
 
+pytestmark = pytest.mark.slow
+
 TASK = load_task("mortality")
 
 

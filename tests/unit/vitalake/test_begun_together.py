@@ -7,6 +7,8 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from governance.belonging.opening import admit, introduce, open_vault
 from governance.home import init_home
 from governance.samples import copy_samples
@@ -16,6 +18,8 @@ from vitalake.lake.commits.format import FORMAT, Format
 from vitalake.lake.commits.lake import Lake
 from vitalake.lake.maintenance.verify import verify
 from vitalake.settings import Settings, load_settings
+
+pytestmark = pytest.mark.slow
 
 HOMES = 20
 """Before, one home in six refused somebody."""

@@ -66,6 +66,7 @@ def as_before() -> Iterator[None]:
             logger.__class__ = logging.Logger
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("configured", [[], ["configured"]], ids=["silent", "configured"])
 def test_no_library_prints_by_itself(tmp_path: Path, configured: list[str]) -> None:
     done = subprocess.run(

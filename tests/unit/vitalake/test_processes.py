@@ -15,6 +15,8 @@ import vitalake
 from tests.services.waiting import until
 from vitalake.processes import python_module
 
+pytestmark = pytest.mark.slow
+
 _CHILD = """
 import signal, sys, time
 from vitalake.processes import end_with_parent

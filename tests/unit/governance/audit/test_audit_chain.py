@@ -128,6 +128,7 @@ def _record_some(folder: Path) -> None:
         sink.record(_event())
 
 
+@pytest.mark.slow
 def test_processes_share_a_chain_also_while_it_is_begun(tmp_path: Path) -> None:
     context = multiprocessing.get_context("spawn")
     workers = [context.Process(target=_record_some, args=(tmp_path,)) for _ in range(3)]

@@ -42,12 +42,14 @@ def ward(home: Path) -> Path:
     return home.rename(home.parent / "ward")
 
 
+@pytest.mark.slow
 def test_a_home_uses_a_mask_and_a_rule_of_another_package_as_the_page_shows(ward: Path) -> None:
     (console,) = blocks(PAGE, "console")
     for run in run_console(console, ward.parent, PYTHONPATH=str(ward.parent / "packages")):
         assert run.said == run.shown, run.command
 
 
+@pytest.mark.slow
 def test_without_the_package_the_rule_and_the_setting_are_refused_with_file_and_line(ward: Path) -> None:
     (run, *_) = run_console("$ vitalake policy check --home ward; echo $?\n", ward.parent)
     assert run.said.startswith("Error: Rule names a mask that is not installed: bands.yaml:5 rule band-ages then.mask.")
@@ -56,11 +58,13 @@ def test_without_the_package_the_rule_and_the_setting_are_refused_with_file_and_
     assert "FAIL" in run.said and "(vitalake.yaml:" in run.said and "(notify_when.quiet)" in run.said
 
 
+@pytest.mark.slow
 def test_the_package_s_own_tests_run_through_the_contracts(ward: Path) -> None:
     packages = ward.parent / "packages"
     assert passed_own_tests(packages, "test_hospital_masks.py") == 18
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("group", "command"),
     [

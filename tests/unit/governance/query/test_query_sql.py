@@ -261,6 +261,7 @@ def test_every_category_has_words_and_a_remedy(category: Any) -> None:
     assert error.exit_code == {"refused": 12, "storage": 14}.get(category, 11)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("start", [0, 600], ids=["by the clock", "by processor time"])
 def test_a_bomb_is_killed_when_its_time_is_over(
     settings: Settings, monkeypatch: pytest.MonkeyPatch, start: int

@@ -125,6 +125,7 @@ for i in range(50):
 """
 
 
+@pytest.mark.slow
 def test_erasures_of_two_processes_and_who_enrols_meanwhile_do_not_get_in_each_others_way(place: Place) -> None:
     place.open().enrol(people(20))
     some = [_ERASE_SOME.format(first=first, last=first + 8) for first in (0, 8)]

@@ -105,6 +105,7 @@ def _write_polls(folder: Path, begin: int) -> None:
         take(store, values_of(10, first=first, begin_us=begin))
 
 
+@pytest.mark.slow
 def test_a_writer_killed_at_any_moment_leaves_whole_polls(tmp_path: Path) -> None:
     begin = clock.now_us() - 1000 * MINUTE
     reader = open_store(tmp_path)

@@ -67,6 +67,7 @@ def test_missing_home_is_refused_with_remedy(tmp_path: Path) -> None:
         anchors.load_or_create(tmp_path / "none")
 
 
+@pytest.mark.slow
 def test_replays_of_a_home_agree_byte_for_byte(home: Path, messages: list[Message]) -> None:
     assert list(mimic.messages(home)) == messages
 

@@ -275,6 +275,7 @@ def _apply_at_once(folder: str, barrier: Any, number: int) -> None:
         append(table, part, f"p{number}-{step}")
 
 
+@pytest.mark.slow
 def test_processes_that_bring_the_table_at_once_make_one_change_and_lose_no_row(old: Path) -> None:
     context = multiprocessing.get_context("spawn")
     barrier = context.Barrier(3)
