@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from pipelines.history.digests import ENTRY, OURS, PERHAPS_OURS, UNKNOWN_VERSION, UNVERSIONED, Entries, Hashes, mix
+from pipelines.history.digests import ENTRY, PERHAPS_GIVEN, UNKNOWN_VERSION, UNVERSIONED, Entries, Hashes, mix
 
 SKIPPED, NEW, CHANGED = 0, 1, 2
 """What is done with a message: it was loaded before, is loaded, or is loaded in the place of another one."""
@@ -114,16 +114,24 @@ def loaded_of(known: Entries, positions: Positions) -> Entries | None:
     return known[loaded] if int(loaded.sum()) == positions.new + positions.changed else None
 
 
-def highest_of(known: Entries, records: Hashes) -> npt.NDArray[np.int64]:
-    """Return the highest version that entries have of each of some records; UNVERSIONED where they have none."""
+def highest_of(known: Entries, records: Hashes, *, given: bool = False) -> npt.NDArray[np.int64]:
+    """Return the highest version that entries have of each of some records; UNVERSIONED where they have none.
+
+    Args:
+        known: the entries.
+        records: which records are asked for.
+        given: whether versions that loads gave count, too.
+    """
     result = np.full(len(records), UNVERSIONED, np.int64)
-    known = known[known["version"] > UNKNOWN_VERSION] if len(records) else known[:0]
-    if len(known):
-        known = known[np.argsort(known["record"], kind="stable")]
-        begins = np.flatnonzero(np.r_[True, known["record"][1:] != known["record"][:-1]])
-        names, highest = known["record"][begins], np.maximum.reduceat(known["version"], begins)
-        at = np.minimum(np.searchsorted(names, records), len(names) - 1)
-        result = np.where(names[at] == records, highest[at], UNVERSIONED)
+    versions = np.maximum(known["version"], known["given"]) if given else known["version"]
+    at = np.flatnonzero(versions > UNKNOWN_VERSION) if len(records) else np.zeros(0, np.intp)
+    if len(at):
+        at = at[np.argsort(known["record"][at], kind="stable")]
+        names, versions = known["record"][at], versions[at]
+        begins = np.flatnonzero(np.r_[True, names[1:] != names[:-1]])
+        names, highest = names[begins], np.maximum.reduceat(versions, begins)
+        place = np.minimum(np.searchsorted(names, records), len(names) - 1)
+        result = np.where(names[place] == records, highest[place], UNVERSIONED)
     return result
 
 
@@ -166,7 +174,7 @@ def _with_records(loaded: Entries, found: Entries) -> Entries:
         at, order = np.flatnonzero(asked), np.argsort(among)
         place = order[np.minimum(np.searchsorted(among, of[at], sorter=order), len(order) - 1)]
         result[name][at] = np.where(among[place] == of[at], found[name][place], result[name][at])
-    result["ours"][result["version"] == UNVERSIONED] = OURS
+    result["given"][(result["given"] == PERHAPS_GIVEN) & (result["version"] == UNVERSIONED)] = 0
     return result
 
 
@@ -178,7 +186,7 @@ def _by_place(found: Entries, positions: Positions) -> Plan:
     first = found[: positions.new]
     loaded[: len(first)] = first
     loaded["version"][len(first) :] = UNKNOWN_VERSION
-    loaded["ours"] = PERHAPS_OURS
+    loaded["given"] = PERHAPS_GIVEN
     loaded["changed"][positions.new :] = 1
     return Plan(fate, np.concatenate([loaded, found[positions.new :]]), max(positions.new - len(found), 0))
 

@@ -14,12 +14,12 @@ from vitalake.lake.datasets.dataset import Dataset
 ENTRY = np.dtype(
     [
         *(("key", "<u8"), ("content", "<u8"), ("changed", "u1"), ("replaced", "<u8")),
-        *(("record", "<u8"), ("owned", "<u8"), ("version", "<i8"), ("ours", "u1")),
+        *(("record", "<u8"), ("owned", "<u8"), ("version", "<i8"), ("given", "<i8")),
     ]
 )
-"""50 bytes per message: hashes of its key and version and of all its columns; whether it replaces another message, and
+"""57 bytes per message: hashes of its key and version and of all its columns; whether it replaces another message, and
 the content hash of that one; a hash of its record, whatever the version, and one of record and patient together; the
-version that the query gave it, the highest one if it has several; and whose version was loaded: its own, or OURS.
+version that the query gave it, the highest one if it has several; and the version that the load gave it, or COUNTED.
 
 ``owned`` is 0 if the message has no number or no patient, or if the patient is part of the key: then the key says whose
 it is. The record is 0 only in an entry that an earlier release wrote."""
@@ -28,8 +28,9 @@ UNVERSIONED, UNKNOWN_VERSION = -(2**63), -(2**63) + 1
 """In the place of a version: the query gave none; and, in an entry of an earlier release, nobody knows whether it did.
 Both are below every version."""
 
-OURS, PERHAPS_OURS = 1, 2
-"""The load gave the version: 0, or its time. And: nobody knows, as of an entry of an earlier release."""
+COUNTED, PERHAPS_GIVEN = -1, -2
+"""In the place of the version that a load gave: it gave none, for the source counts versions; and, as in an entry of an
+earlier release, nobody knows whether it did."""
 
 EARLIER_ENTRIES = tuple(
     np.dtype([(name, ENTRY[name]) for name in names])
@@ -61,13 +62,13 @@ class Digests:
     def of(self, table: pa.Table, starts: npt.NDArray[np.int64]) -> Entries:
         """Return the entry of each message of a table, which has the dataset's types."""
         entries = np.zeros(len(starts), ENTRY)
-        entries["version"], entries["ours"] = UNVERSIONED, OURS
+        entries["version"] = UNVERSIONED
         if not len(starts):
             return entries
         if "version" in table.schema.names:
             # A null is rejected later. It must not make the query one without versions.
             versions = table["version"].combine_chunks().fill_null(UNKNOWN_VERSION).to_numpy(zero_copy_only=False)
-            entries["version"], entries["ours"] = np.maximum.reduceat(versions, starts), 0
+            entries["version"], entries["given"] = np.maximum.reduceat(versions, starts), COUNTED
         hashes = {name: self._hashes(name, table[name]) for name in table.schema.names}
         place = np.arange(table.num_rows) - np.repeat(starts, np.diff(np.r_[starts, table.num_rows]))
         rows = mix(_sum(hashes, table.schema.names) + mix(place.astype(np.uint64)))

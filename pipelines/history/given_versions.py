@@ -14,7 +14,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.history.change_detection import CHANGED, NEW, SKIPPED, Plan
+from pipelines.history.change_detection import CHANGED, NEW, SKIPPED, Plan, highest_of
 from pipelines.history.digests import UNKNOWN_VERSION, UNVERSIONED, Entries
 from pipelines.history.known_rows import Before
 from pipelines.history.rows import typed
@@ -22,8 +22,12 @@ from vitalake import clock
 from vitalake.lake.commits.lake import Lake
 from vitalake.lake.datasets.dataset import Dataset
 from vitalake.lake.unlinkable.own_times import is_ours, known_at, marked
+from vitalake.lake.unlinkable.record_versions import MOST
 
 MILLISECOND_US, CENTURY_US = 1_000, 100 * 366 * 86_400_000_000
+
+STEP_US = 2_000
+"""Between two versions that a load gives: of large numbers, about a thousand are published as one."""
 
 NONE_GIVEN = 1
 """The greatest version by time if it is known that there is none."""
@@ -88,11 +92,12 @@ def given_versions(found: Entries, to_load: Plan, before: Before, *, first_us: i
         found: the entries of all messages of the query.
         to_load: what is to be done with each.
         before: what was loaded before of their records.
-        first_us: the first version to give, a whole millisecond; others follow by the millisecond.
+        first_us: the first version to give, a whole millisecond; others follow by STEP_US.
     """
     unversioned = found["version"] == UNVERSIONED
     replaces = (to_load.fate == CHANGED) | ((to_load.fate == NEW) & before.loaded)
-    of_counted = (to_load.fate != SKIPPED) & before.ours & ~unversioned & (found["version"] >= before.highest)
+    counted = found["version"] > UNKNOWN_VERSION
+    of_counted = (to_load.fate != SKIPPED) & counted & before.given & (found["version"] >= before.highest)
     at = np.flatnonzero((unversioned & replaces) | of_counted)
     given = np.zeros(len(found), np.int64)
     if len(at):
@@ -101,7 +106,10 @@ def given_versions(found: Entries, to_load: Plan, before: Before, *, first_us: i
         higher = same_record & (found["version"][order][1:] > found["version"][order][:-1])
         steps = np.r_[0, np.cumsum(higher)]
         begins = np.maximum.accumulate(np.where(np.r_[True, ~same_record], np.arange(len(order)), 0))
-        given[order] = marked(first_us) + (steps - steps[begins]) * MILLISECOND_US
+        # What a source counts can be greater than a time in microseconds.
+        above = np.maximum(before.highest_of_all[order], highest_of(found, found["record"][order]))
+        first = np.maximum(first_us, np.minimum(above, MOST) + STEP_US)
+        given[order] = first // MILLISECOND_US * MILLISECOND_US + marked(0) + (steps - steps[begins]) * STEP_US
     return given
 
 

@@ -21,8 +21,7 @@ from pipelines.history.change_detection import Positions, highest_of, loaded_of
 from pipelines.history.digests import (
     EARLIER_ENTRIES,
     ENTRY,
-    OURS,
-    PERHAPS_OURS,
+    PERHAPS_GIVEN,
     UNKNOWN_VERSION,
     UNVERSIONED,
     Entries,
@@ -72,15 +71,15 @@ class Known:
         """Return which messages are of a record that this file has under another key: with a version, or without."""
         return _count(self.entries["record"], found["record"]) > _count(self.entries["key"], found["key"])
 
-    def ours(self, found: Entries) -> npt.NDArray[np.bool_]:
+    def given(self, found: Entries) -> npt.NDArray[np.bool_]:
         """Return which messages are of a record that was loaded with a version that the load gave, or without."""
-        return _among(found["record"], self.entries["record"][self.entries["ours"] == OURS])
+        return _among(found["record"], self.entries["record"][self.entries["given"] >= 0])
 
-    def perhaps_ours(self, found: Entries) -> npt.NDArray[np.bool_]:
+    def perhaps_given(self, found: Entries) -> npt.NDArray[np.bool_]:
         """Return which messages are of a record of which this file does not say that."""
         if not self.complete:
             return np.ones(len(found), np.bool_)
-        return _among(found["record"], self.entries["record"][self.entries["ours"] == PERHAPS_OURS])
+        return _among(found["record"], self.entries["record"][self.entries["given"] == PERHAPS_GIVEN])
 
     def owners(self, found: Entries) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
         """Return which messages are of a record whose patient this file knows, and which name a patient as it does."""
@@ -96,9 +95,10 @@ class Before:
     Attributes:
         loaded: of each message, whether its record was loaded by another source, in another incarnation, or by a query
             of this one that gave it another key: one that returned versions.
-        ours: whether a load, of any source, has given its record a version, or loaded it without.
-        perhaps_ours: whether that may be so; nothing tells.
-        highest: the highest version of its record that this source has loaded, in any incarnation.
+        given: whether a load, of any source, has given its record a version, or loaded it without.
+        perhaps_given: whether that may be so; nothing tells.
+        highest: the highest version of its record that this source has counted, in any incarnation.
+        highest_of_all: the highest version of its record that any source has counted, or a load has given.
         foreign: whether another source has the record, and only for other patients.
         sources: the names of those sources.
         complete: whether files tell all that this source has loaded. If not, every record counts as loaded.
@@ -107,9 +107,10 @@ class Before:
     """
 
     loaded: npt.NDArray[np.bool_]
-    ours: npt.NDArray[np.bool_]
-    perhaps_ours: npt.NDArray[np.bool_]
+    given: npt.NDArray[np.bool_]
+    perhaps_given: npt.NDArray[np.bool_]
     highest: npt.NDArray[np.int64]
+    highest_of_all: npt.NDArray[np.int64]
     foreign: npt.NDArray[np.bool_]
     sources: list[str]
     complete: bool
@@ -183,8 +184,8 @@ class KnownRows:
             LakeError: a file is damaged, or is older than the lake.
         """
         source, dataset, _ = self.name.split(".")
-        seen, ours, perhaps_ours, foreign, own, same = (np.zeros(len(found), np.bool_) for _ in range(6))
-        highest = np.full(len(found), UNVERSIONED, np.int64)
+        seen, given, perhaps_given, foreign, own, same = (np.zeros(len(found), np.bool_) for _ in range(6))
+        highest, highest_of_all = (np.full(len(found), UNVERSIONED, np.int64) for _ in range(2))
         told, sources = set[str](), set[str]()
         others: dict[str, tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]] = {}
         for path in sorted(self.path.parent.glob(f"*.{dataset}.*.npz")):
@@ -203,8 +204,10 @@ class KnownRows:
             if known.complete:
                 told.add(path.stem)
             seen |= known.has(found)
-            ours |= known.ours(found)
-            perhaps_ours |= known.perhaps_ours(found)
+            given |= known.given(found)
+            of_all = highest_of(known.entries, found["record"], given=True)
+            highest_of_all = np.maximum(highest_of_all, of_all)
+            perhaps_given |= known.perhaps_given(found)
             recorded, owned = known.owners(found)
             if (other := path.name.partition(".")[0]) == source:
                 own, same = own | recorded, same | owned
@@ -227,12 +230,17 @@ class KnownRows:
             same[~asked] = True
             own[at], same[at] = own[at] | recorded, same[at] | owned
             seen[at] |= known.others(found[at])
-            ours[at] |= known.ours(found[at])
-            perhaps_ours[at] |= known.perhaps_ours(found[at])
+            given[at] |= known.given(found[at])
+            of_all = highest_of(known.entries, found["record"][at], given=True)
+            highest_of_all[at] = np.maximum(highest_of_all[at], of_all)
+            perhaps_given[at] |= known.perhaps_given(found[at])
             highest[at] = np.maximum(highest[at], highest_of(known.entries, found["record"][at]))
         if not (complete := told.issuperset(incarnations)):  # nothing tells which records these are
-            seen[:] = perhaps_ours[:] = True
-        return Before(seen, ours, perhaps_ours, highest, foreign, sorted(sources), complete, own, own & ~same)
+            seen[:] = perhaps_given[:] = True
+        return Before(
+            *(seen, given, perhaps_given, highest, highest_of_all),
+            *(foreign, sorted(sources), complete, own, own & ~same),
+        )
 
     def read(self) -> Known:
         """Return what the file says; nothing if there is none, or if it is older than the lake, as of a back-up.
@@ -342,7 +350,7 @@ def _of_now(earlier: Entries) -> Entries:
     entries = np.zeros(len(earlier), ENTRY)
     for name in earlier.dtype.names or ():
         entries[name] = earlier[name]
-    entries["version"], entries["ours"] = UNKNOWN_VERSION, PERHAPS_OURS
+    entries["version"], entries["given"] = UNKNOWN_VERSION, PERHAPS_GIVEN
     return entries
 
 

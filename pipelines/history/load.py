@@ -19,9 +19,16 @@ from pipelines.core.takeover import ONE_SHARD
 from pipelines.formats.base import WAREHOUSE
 from pipelines.history.change_detection import CHANGED, SKIPPED, Plan, Positions, loaded_of, plan, rebased
 from pipelines.history.columns import in_namespace, names_of, with_texts
-from pipelines.history.digests import ENTRY, OURS, Digests, Entries
+from pipelines.history.digests import ENTRY, Digests, Entries
 from pipelines.history.gate import QualityGate, SuiteGate
-from pipelines.history.given_versions import MILLISECOND_US, NONE_GIVEN, GivenVersions, given_versions, greatest_given
+from pipelines.history.given_versions import (
+    CENTURY_US,
+    MILLISECOND_US,
+    NONE_GIVEN,
+    GivenVersions,
+    given_versions,
+    greatest_given,
+)
 from pipelines.history.incarnations import changes_of, incarnation, loaded_incarnations, name_of, positions_of
 from pipelines.history.job import Job, load_job
 from pipelines.history.known_rows import Before, Known, KnownRows
@@ -194,7 +201,7 @@ class _Load:
         # Judged before anything is written: rows that fail, and an empty result, leave the lake as it was.
         if to_load.fate.any() or not self.spool.messages:
             versions = self._versions(to_load, before, self.now_us)
-            unknown = versions.of.any() or (before.perhaps_ours & (to_load.fate != SKIPPED)).any()
+            unknown = versions.of.any() or (before.perhaps_given & (to_load.fate != SKIPPED)).any()
             if unknown and not _of_now(known, positions).given_us:
                 self.given_us = greatest_given(self.lake)
             self.gate.judge(self.lake.dataset, (table for table, _, _ in self._chosen(to_load, versions)))
@@ -281,10 +288,11 @@ class _Load:
             first_us = max(self.now_us, max(known.given_by_all(), given_us) + MILLISECOND_US)
             versions = self._versions(to_load, before, first_us)
             to_be_loaded = to_load.fate != SKIPPED
-            entries = to_load.entries.copy()
-            of_now = entries["ours"][len(entries) - int(to_be_loaded.sum()) :]
-            of_now[versions.of[to_be_loaded] > 0] = OURS
-            given_us = max(given_us, int(versions.of.max(initial=0)))
+            entries, given = to_load.entries.copy(), versions.of[to_be_loaded]
+            of_now = entries["given"][len(entries) - len(given) :]
+            of_now[given > 0] = given[given > 0]
+            # Without those that follow a source's own number, which can be greater than any time.
+            given_us = max(given_us, int(given[given < first_us + CENTURY_US].max(initial=0)))
             under_way.enter_context(known.loading())
             known.write(replace(told, entries=entries, form=self.form, given_us=given_us, epoch=epoch))
         if to_load.missing:
@@ -298,9 +306,11 @@ class _Load:
         )
 
     def _versions(self, to_load: Plan, before: Before, first_us: int) -> GivenVersions:
-        # Where nothing tells it, a load has given a version only if loads have given any in this dataset.
-        if max(self.known.given_by_all(), self.given_us) > NONE_GIVEN:
-            before = replace(before, ours=before.ours | before.perhaps_ours)
+        # Where nothing tells it, a load has given a version only if loads have given any in this dataset; or it was 0,
+        # which only a greater number of the source's own is above.
+        any_given = max(self.known.given_by_all(), self.given_us) > NONE_GIVEN
+        perhaps = before.perhaps_given & (any_given | (self.found["version"] <= 0))
+        before = replace(before, given=before.given | perhaps)
         return GivenVersions(self.now_us, given_versions(self.found, to_load, before, first_us=first_us))
 
     def _chosen(

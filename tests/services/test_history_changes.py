@@ -25,7 +25,7 @@ from governance.query.catalogue import Catalogue
 from governance.query.engine import connect
 from pipelines.history import load
 from pipelines.history.change_detection import CHANGED, NEW, SKIPPED, Positions, plan
-from pipelines.history.digests import ENTRY, OURS, UNVERSIONED, Digests
+from pipelines.history.digests import ENTRY, UNVERSIONED, Digests
 from pipelines.history.gate import QualityError
 from pipelines.history.known_rows import Known, KnownRows
 from pipelines.history.load import load_history
@@ -518,7 +518,7 @@ def test_killed_and_run_again_changes_are_there_once(city: City, point: str) -> 
 def entries(pairs: Iterable[tuple[int, int]]) -> Any:
     found = np.zeros(len(list(pairs := list(pairs))), ENTRY)
     for i, (key, content) in enumerate(pairs):
-        found[i] = (key, content, 0, 0, key, 0, UNVERSIONED, OURS)
+        found[i] = (key, content, 0, 0, key, 0, UNVERSIONED, 0)
     return found
 
 

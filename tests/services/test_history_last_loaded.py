@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 import vitalake
+from pipelines.history.gate import QualityError
 from pipelines.history.load import load_history
 from tests import forking
 from tests.services.earlier_digests import as_an_earlier_release
@@ -311,6 +312,55 @@ def test_the_row_below_a_rejected_one_is_shown(homes: Homes) -> None:
     rejected = row(1, 12, 2) | {"patient": ""}
     homes.load("city", row(1, 11, 1), rejected, more="max_rejected: 0.9")
     assert homes.shown() == [11.0]
+
+
+@pytest.mark.parametrize("version", [1_767_600_000_000_000_000, 20260105083000123, 1_767_600_000_000_000])
+def test_a_row_without_a_version_is_shown_after_one_that_counts_beyond_every_time(homes: Homes, version: int) -> None:
+    homes.load("city", row(1, 10, version), row(2, 5, 1))
+    for dose in (20, 21):
+        assert homes.load("town", row(1, dose)) == 1
+        assert homes.shown() == [5.0, dose]
+    homes.load("city", row(1, 22, version + 4), row(2, 5, 1))
+    assert homes.shown() == [5.0, 22.0]
+    homes.load("city", row(1, 23), row(2, 6))
+    assert homes.shown() == [6.0, 23.0]
+    for dose in (7, 8):
+        homes.load("city", row(1, 23), row(2, dose))
+        assert homes.shown() == [dose, 23.0]
+
+
+def test_a_version_that_begins_at_0_is_shown_though_the_digests_are_lost(homes: Homes) -> None:
+    homes.load("city", row(1, 10))
+    _digests(homes, "city")[0].unlink()
+    homes.load("city", row(1, 11, 0), more=incarnation("y"))
+    assert homes.shown() == [11.0]
+
+
+def test_versions_that_are_nothing_do_not_pass_the_gate_after_a_load_without(homes: Homes) -> None:
+    """They got the time of the load."""
+    rows = (row(1, 10), row(2, 20))
+    homes.load("city", *rows)
+    job = homes.job("city", *rows)
+    query = homes.home / "city.sql"
+    query.write_text(f"SELECT *, NULL::BIGINT AS version FROM ({query.read_text()})")  # noqa: S608
+    with pytest.raises(QualityError, match="version"):
+        load_history(load_settings(homes.home), job)
+
+
+def test_a_repaired_log_knows_which_incarnation_was_loaded_last(homes: Homes) -> None:
+    """It knew the one before, so the same rows were loaded again, and nothing of a text that came back."""
+    first, second = (row(1, 10), row(2, 20)), (row(1, 11), row(2, 20))
+    homes.load("city", *first, more=incarnation("x"))
+    homes.load("city", *second, more=incarnation("y"))
+    log = homes.home / "lake" / "spans" / "_delta_log"
+    path = max(path for path in log.glob("*.json") if b'"last/' in path.read_bytes())
+    path.write_bytes(path.read_bytes()[:-20] + b"x" * 20)
+    subprocess.run(
+        forking.command("vitalake", "lake", "repair", "--home", str(homes.home)), capture_output=True, check=True
+    )
+    assert homes.load("city", *second, more=incarnation("y")) == 0
+    assert homes.load("city", *first, more=incarnation("x")) == 2
+    assert homes.shown() == [10.0, 20.0]
 
 
 SELECT = """

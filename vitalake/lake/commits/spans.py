@@ -426,7 +426,7 @@ class SpanLog:
                     remedy="Nothing of this span was committed. This is a bug: keep the logs and report it.",
                 )
         row = self.table.stage(to_row(span), stem=span.span_id)
-        epoch_app = f"{span.job}/{span.shard}/epoch"
+        epoch_app = _epoch_app(span)
 
         def ready() -> Literal["commit", "done"]:
             if self._is_decided(span):
@@ -455,8 +455,7 @@ class SpanLog:
             return "commit"
 
         failpoint("before-decide")
-        last = {_last_app(span.dataset, part.id.topic_id): span.epoch for part in span.parts if span.kind == "stream"}
-        self.table.commit_when(ready, add=row, transactions={**span.transactions, **last, epoch_app: span.epoch})
+        self.table.commit_when(ready, add=row, transactions=span.transactions | epochs_of(span))
 
     def _is_decided(self, span: Span) -> bool:
         """Return whether this span is in the table; reads it only if all partitions are at the end of the span."""
@@ -499,6 +498,18 @@ class SpanLog:
 
 def _fence_app(dataset: str) -> str:
     return f"fence/{dataset}"
+
+
+def _epoch_app(span: Span) -> str:
+    return f"{span.job}/{span.shard}/epoch"
+
+
+def epochs_of(span: Span) -> dict[str, int]:
+    """Return the epochs that a decided span leaves, by application id: of its shard, and of its topics' last span."""
+    topic_ids = {part.id.topic_id for part in span.parts} if span.kind == "stream" else set()
+    return {_epoch_app(span): span.epoch} | dict.fromkeys(
+        [_last_app(span.dataset, topic_id) for topic_id in sorted(topic_ids)], span.epoch
+    )
 
 
 def _last_app(dataset: str, topic_id: str) -> str:

@@ -18,7 +18,7 @@ from vitalake import clock
 from vitalake.errors import LakeError
 from vitalake.lake.commits.lake import Lake
 from vitalake.lake.commits.ledger import Chain
-from vitalake.lake.commits.spans import Part, Span, add_span, from_row, to_row
+from vitalake.lake.commits.spans import Part, Span, add_span, epochs_of, from_row, to_row
 from vitalake.lake.datasets.dataset import Dataset
 from vitalake.lake.maintenance.beginning import can_restore_first_entry, checkpoint_beginning, restore_first_entry
 from vitalake.lake.maintenance.rewrite import lost_app, read_file
@@ -252,8 +252,7 @@ def _commit_row(table: Table, span: Span, path: str) -> None:
     else:
         files = table.stage(to_row(span), stem=span.span_id)
     ends = {app: end for app, end in span.transactions.items() if (table.transaction(app) or -1) < end}
-    epoch = f"{span.job}/{span.shard}/epoch"
-    ends[epoch] = max(table.transaction(epoch) or 0, span.epoch)
+    ends |= {app: max(table.transaction(app) or 0, epoch) for app, epoch in epochs_of(span).items()}
     if lost := table.transaction(lost_app(table)):  # it was left out as lost, and is back
         ends[lost_app(table)] = lost - 1
     table.commit(add=files, transactions=ends)
