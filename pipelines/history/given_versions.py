@@ -1,8 +1,8 @@
 """Gives versions to rows, so that the row of a record that was loaded last is shown.
 
 The lake shows the row of the highest version. A source that counts versions is taken at its word. Others get a version
-when they replace what was loaded before: the time of the load. A number that a source counts never reaches a time; so
-of a record that has such a version, what a source counts gets the time of the load as well.
+when they replace what was loaded before: the time of the load. Few numbers that a source counts reach a time; so of a
+record that has such a version, what a source counts gets the time of the load as well.
 """
 
 from __future__ import annotations
@@ -61,10 +61,11 @@ class GivenVersions:
         """
         sizes = np.diff(np.r_[starts, rows.num_rows])
         of_rows = np.repeat(given, sizes)
-        counted = "version" in rows.schema.names  # in every batch, because all batches are judged as one table
+        counted = "version" in rows.schema.names
+        # In every batch, and of one type: all batches are judged as one table.
         if not counted:
             rows = rows.append_column("version", pa.array(of_rows))
-        elif of_rows.any():
+        else:
             versions = typed(rows.select(["version"]), dataset)["version"].combine_chunks()
             numbers = versions.fill_null(UNKNOWN_VERSION).to_numpy(zero_copy_only=False)
             # A message can have several versions of its record; it is the highest that takes the place of others.

@@ -97,7 +97,7 @@ def incarnation(lake: Lake, job: Job, text: str) -> PartId:
 
 def _latest(lake: Lake, job: Job, loaded: dict[PartId, int]) -> PartId | None:
     """Return the incarnation that was loaded last; None: none was."""
-    if len(loaded) > 1 and not all(loaded.values()):
+    if len(loaded) > 1 and not any(loaded.values()):
         for span in lake.spans.all_spans():
             if (span.job, span.dataset, span.kind) == (job.name, lake.dataset.name, "stream"):
                 part = PartId(span.parts[0].id.topic, span.parts[0].id.topic_id, 0)

@@ -198,13 +198,15 @@ class _Load:
         to_load = _plan(known, self.found, self.form, positions, warn=True)
         with known.locked():
             before = self._check(to_load, warn=True)
+        told = _of_now(known, positions)
+        unknown = bool(positions) and not len(told.entries)  # its rows are taken by their place
         # Judged before anything is written: rows that fail, and an empty result, leave the lake as it was.
         if to_load.fate.any() or not self.spool.messages:
             versions = self._versions(to_load, before, self.now_us)
-            unknown = versions.of.any() or (before.perhaps_given & (to_load.fate != SKIPPED)).any()
-            if unknown and not _of_now(known, positions).given_us:
-                self.given_us = greatest_given(self.lake)
+            unknown |= bool(versions.of.any() or (before.perhaps_given & (to_load.fate != SKIPPED)).any())
             self.gate.judge(self.lake.dataset, (table for table, _, _ in self._chosen(to_load, versions)))
+        if unknown and not told.given_us:
+            self.given_us = greatest_given(self.lake)
         self.lake.open_all()
         for attempt in range(1, ATTEMPTS + 1):
             try:

@@ -248,6 +248,16 @@ def test_a_version_that_got_a_time_is_followed_by_the_next_though_the_own_digest
     assert homes.shown() == [13.0]
 
 
+def test_a_version_of_another_source_is_shown_over_a_correction_whose_digests_were_lost(homes: Homes) -> None:
+    homes.load("town", row(9, 90, 1))
+    homes.load("city", row(1, 10))
+    homes.load("city", row(1, 11))
+    _digests(homes, "city")[0].unlink()
+    assert homes.load("city", row(1, 11)) == 0  # by its place
+    assert homes.load("town", row(9, 90, 1), row(1, 12, 6)) == 1
+    assert homes.shown() == [12.0, 90.0]
+
+
 def test_a_version_that_got_a_time_is_followed_by_the_next_once_lost_digests_are_back(homes: Homes) -> None:
     homes.load("city", row(1, 10), more=incarnation("x"))
     homes.load("city", row(1, 11), more=incarnation("x"))
