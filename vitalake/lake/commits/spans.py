@@ -256,7 +256,7 @@ class SpanLog:
             InputError: another job already reads one of them into the dataset.
         """
         mine = _job_number(job)
-        claims = {f"claim/{dataset}/{topic_id}": mine for topic_id in sorted(topic_ids)}
+        claims = {_claim_app(dataset, topic_id): mine for topic_id in sorted(topic_ids)}
 
         def ready() -> Literal["commit", "done"]:
             held = {app: self.table.transaction(app) for app in claims}
@@ -345,8 +345,8 @@ class SpanLog:
 
     def begun(self, *, job: str, dataset: str) -> Begun:
         """Return every partition that was ever begun, also if nothing of it was read."""
-        mine, claims, topics, places = _job_number(job), f"claim/{dataset}/", f"topic/{dataset}/", f"{dataset}/"
-        epochs = _last_app(dataset, "")
+        mine, claims, topics = _job_number(job), _claim_app(dataset, ""), f"topic/{dataset}/"
+        epochs, places = _last_app(dataset, ""), f"{dataset}/"
         found = Begun()
         for app, version in read_transactions(self.table.storage).items():
             if app.startswith(topics):
@@ -380,7 +380,7 @@ class SpanLog:
         """
         starts = {part.app_id(dataset): position for part, position in positions.items()}
         begun = {**topics, **{part.topic_id: part.topic for part in positions}}
-        names = {f"topic/{dataset}/{topic_id}/{topic}": 1 for topic_id, topic in sorted(begun.items())}
+        names = {_name_app(dataset, topic_id, topic): 1 for topic_id, topic in sorted(begun.items())}
 
         def ready() -> Literal["commit", "done"]:
             if any(self.table.transaction(app) is not None for app in starts):
@@ -510,6 +510,25 @@ def epochs_of(span: Span) -> dict[str, int]:
     return {_epoch_app(span): span.epoch} | dict.fromkeys(
         [_last_app(span.dataset, topic_id) for topic_id in sorted(topic_ids)], span.epoch
     )
+
+
+def begun_by(span: Span) -> dict[str, int]:
+    """Return the transactions by which a stretch of input was begun: its job's claims, and the names of its topics."""
+    if span.kind != "stream":
+        return {}
+    found = {}
+    for topic_id, topic in sorted({(part.id.topic_id, part.id.topic) for part in span.parts}):
+        found[_claim_app(span.dataset, topic_id)] = _job_number(span.job)
+        found[_name_app(span.dataset, topic_id, topic)] = 1
+    return found
+
+
+def _claim_app(dataset: str, topic_id: str) -> str:
+    return f"claim/{dataset}/{topic_id}"
+
+
+def _name_app(dataset: str, topic_id: str, topic: str) -> str:
+    return f"topic/{dataset}/{topic_id}/{topic}"
 
 
 def _last_app(dataset: str, topic_id: str) -> str:

@@ -18,7 +18,7 @@ from vitalake import clock
 from vitalake.errors import LakeError
 from vitalake.lake.commits.lake import Lake
 from vitalake.lake.commits.ledger import Chain
-from vitalake.lake.commits.spans import Part, Span, add_span, epochs_of, from_row, to_row
+from vitalake.lake.commits.spans import Part, Span, add_span, begun_by, epochs_of, from_row, to_row
 from vitalake.lake.datasets.dataset import Dataset
 from vitalake.lake.maintenance.beginning import can_restore_first_entry, checkpoint_beginning, restore_first_entry
 from vitalake.lake.maintenance.rewrite import lost_app, read_file
@@ -253,6 +253,8 @@ def _commit_row(table: Table, span: Span, path: str) -> None:
         files = table.stage(to_row(span), stem=span.span_id)
     ends = {app: end for app, end in span.transactions.items() if (table.transaction(app) or -1) < end}
     ends |= {app: max(table.transaction(app) or 0, epoch) for app, epoch in epochs_of(span).items()}
+    # Lost with the entry by which the input was begun: without them nobody knows that it was.
+    ends |= {app: version for app, version in begun_by(span).items() if table.transaction(app) is None}
     if lost := table.transaction(lost_app(table)):  # it was left out as lost, and is back
         ends[lost_app(table)] = lost - 1
     table.commit(add=files, transactions=ends)
