@@ -299,7 +299,8 @@ def test_a_clinicians_decision_changes_how_saturation_is_read_and_is_on_record(
     assert "hypercapnic respiratory failure on blood gas, this stay; decided by clinician" in page
 
     def row() -> str:
-        return next(row for row in client.get("/board", headers=headers).text.split("<tr ") if patient in row)
+        rows = client.get("/board", headers=headers).text.split("<tr ")
+        return next((row for row in rows if patient in row), "")  # one who was admitted just now may not be there yet
 
     until(lambda: "SpO₂ scale 2" in row())  # a busy patient's row is calmed
     seen = who_saw(ward.settings.path(ward.settings.audit), ward.keys, patient)
