@@ -37,7 +37,7 @@ def use_memory() -> None:
     folder.chmod(0o1777)  # as /tmp: some tests have processes of other accounts
     _locked(folder)
     os.environ["TMPDIR"] = str(folder)
-    tempfile.tempdir = None  # read anew
+    tempfile.tempdir = None  # so that TMPDIR is read again
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
 
 

@@ -30,7 +30,7 @@ STEP_US = 2_000
 """Between two versions that a load gives: of large numbers, about a thousand are published as one."""
 
 NONE_GIVEN = 1
-"""The greatest version by time if it is known that there is none."""
+"""The greatest version by time if none was given."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -183,33 +183,21 @@ class KnownRows:
         Raises:
             LakeError: a file is damaged, or is older than the lake.
         """
-        source, dataset, _ = self.name.split(".")
+        source = self.name.partition(".")[0]
         seen, given, perhaps_given, foreign, own, same = (np.zeros(len(found), np.bool_) for _ in range(6))
         highest, highest_of_all = (np.full(len(found), UNVERSIONED, np.int64) for _ in range(2))
         told, sources = set[str](), set[str]()
         others: dict[str, tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]] = {}
-        for path in sorted(self.path.parent.glob(f"*.{dataset}.*.npz")):
-            if path == self.path:
-                continue
-            under_way = _is_loading(path)  # asked first: if it ends now, the lake has its messages
-            positions = positions_of(path.stem)
-            if not (positions or under_way):
-                continue
-            known = read_known(path)
-            loaded = loaded_of(known.entries, positions)
-            if not under_way:
-                if loaded is None or 0 < known.epoch < last_epochs.get(path.stem.rpartition(".")[2], 0):
-                    raise _older(path)
-                known = replace(known, entries=loaded)
+        for name, known in self._others(positions_of, last_epochs):
             if known.complete:
-                told.add(path.stem)
+                told.add(name)
             seen |= known.has(found)
             given |= known.given(found)
             of_all = highest_of(known.entries, found["record"], given=True)
             highest_of_all = np.maximum(highest_of_all, of_all)
             perhaps_given |= known.perhaps_given(found)
             recorded, owned = known.owners(found)
-            if (other := path.name.partition(".")[0]) == source:
+            if (other := name.partition(".")[0]) == source:
                 own, same = own | recorded, same | owned
                 highest = np.maximum(highest, highest_of(known.entries, found["record"]))
             else:  # in another incarnation a source can have given a record to another patient
@@ -242,8 +230,28 @@ class KnownRows:
             *(foreign, sorted(sources), complete, own, own & ~same),
         )
 
+    def _others(
+        self, positions_of: Callable[[str], Positions], last_epochs: Mapping[str, int]
+    ) -> Iterator[tuple[str, Known]]:
+        """Yield name and contents of each other file of the dataset; of a load that has ended, what the lake has."""
+        dataset = self.name.split(".")[1]
+        for path in sorted(self.path.parent.glob(f"*.{dataset}.*.npz")):
+            if path == self.path:
+                continue
+            under_way = _is_loading(path)  # asked first: if it ends now, the lake has its messages
+            positions = positions_of(path.stem)
+            if not (positions or under_way):
+                continue
+            known = read_known(path)
+            if not under_way:
+                loaded = loaded_of(known.entries, positions)
+                if loaded is None or 0 < known.epoch < last_epochs.get(path.stem.rpartition(".")[2], 0):
+                    raise _older(path)
+                known = replace(known, entries=loaded)
+            yield path.stem, known
+
     def read(self) -> Known:
-        """Return what the file says; nothing if there is none, or if it is older than the lake, as of a back-up.
+        """Return what the file says; nothing if there is no file, or if it is older than the lake, as of a back-up.
 
         Raises:
             LakeError: it is damaged.

@@ -297,7 +297,7 @@ def test_digests_that_are_older_than_the_lake_are_refused_to_other_loads(homes: 
     with pytest.raises(LakeError, match="older than the lake"):
         homes.load(source, row(3, 31), more=more)
     assert homes.shown() == [10.0, 30.0]
-    homes.load("city", row(1, 10), row(3, 30))  # its own load says so, and notes them anew
+    homes.load("city", row(1, 10), row(3, 30))  # its own load says so, and notes them again
     assert homes.load(source, row(3, 31), more=more) == 1
     assert homes.shown() == [10.0, 31.0]
 

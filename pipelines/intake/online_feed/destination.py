@@ -26,7 +26,7 @@ class Destination:
         again: the rows are read from the lake to fill the store again.
         rejected: the messages in work were rejected before and are read again; see OnlineStore.put_facts.
         opened: the store; None: it is not opened yet.
-        said: what result messages said of patients and the opened store has; another store is told it again.
+        said: what result messages said of patients and the opened store has; another store gets it again.
     """
 
     def __init__(
