@@ -138,6 +138,7 @@ class SpanWriter:
         self._watermarks = watermarks
         self._stop, self._on_committed, self._on_paused = stop, on_committed, on_paused
         self._before_decide = before_decide
+        self.load_us = 0  # of its spans; see Span
         self._share_of_span = FIRST_SHARE if begin_small else 1.0
         self._open: OpenSpan | None = None
         self._committer = ThreadPoolExecutor(1, thread_name_prefix="committer")
@@ -326,6 +327,7 @@ class SpanWriter:
             files=[],
             fence=self._fence,
             associations=opened.associations or 0,
+            load_us=self.load_us,
         )
 
     def _stage(self, span: Span, opened: OpenSpan) -> None:

@@ -45,9 +45,9 @@ def positions_of(lake: Lake, part: PartId) -> Positions:
 
 
 def loaded_incarnations(lake: Lake, job: Job) -> dict[PartId, int]:
-    """Return the incarnations of which the lake has messages, with the epoch of the last span of each.
+    """Return the incarnations of which the lake has messages, each with ``load_us`` of its last span.
 
-    The epoch is 0 if an earlier release decided that span.
+    It is 0, or an epoch, if an earlier release decided that span.
     """
     if not lake.storage.holds_table("spans"):
         return {}
@@ -56,12 +56,12 @@ def loaded_incarnations(lake: Lake, job: Job) -> dict[PartId, int]:
     # Earlier releases recorded no names; others are topics of other jobs.
     topic_ids = {topic_id for topic_id, name in begun.topics.items() if name == topic}
     parts = [PartId(topic, topic_id, 0) for topic_id in sorted(topic_ids | (begun.claimed - begun.topics.keys()))]
-    return {part: begun.epochs.get(part.topic_id, 0) for part in parts if positions_of(lake, part)}
+    return {part: begun.loads.get(part.topic_id, 0) for part in parts if positions_of(lake, part)}
 
 
-def last_epochs(lake: Lake) -> dict[str, int]:
-    """Return the epoch of the last span of each incarnation, by its UUID, of all sources of the dataset."""
-    return lake.spans.begun(job="", dataset=lake.dataset.name).epochs if lake.storage.holds_table("spans") else {}
+def last_loads(lake: Lake) -> dict[str, int]:
+    """Return ``load_us`` of the last span of each incarnation, by its UUID, of all sources of the dataset."""
+    return lake.spans.begun(job="", dataset=lake.dataset.name).loads if lake.storage.holds_table("spans") else {}
 
 
 def lost_sources(lake: Lake, job: Job, home: Path) -> list[str]:
@@ -101,7 +101,7 @@ def _latest(lake: Lake, job: Job, loaded: dict[PartId, int]) -> PartId | None:
         for span in lake.spans.all_spans():
             if (span.job, span.dataset, span.kind) == (job.name, lake.dataset.name, "stream"):
                 part = PartId(span.parts[0].id.topic, span.parts[0].id.topic_id, 0)
-                loaded[part] = max(loaded.get(part, 0), span.epoch)
+                loaded[part] = max(loaded.get(part, 0), span.load_us or span.epoch)
     return max(loaded, key=loaded.__getitem__, default=None)
 
 

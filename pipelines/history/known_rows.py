@@ -30,11 +30,16 @@ from pipelines.history.digests import (
 from vitalake.errors import LakeError
 from vitalake.folders import folder_lock, sync_folder
 
-MEMBERS = ("entries", "form", "given", "epoch", "records", "owned")
+MEMBERS = ("entries", "form", "given", "load", "records", "owned")
 """Of a file; see Known."""
 
-EARLIER_MEMBERS = ({"entries", "form"}, {"entries", "form", "records", "owned"}), (set(MEMBERS) - {"epoch"},)
-"""Of a file of an earlier release, for each of the EARLIER_ENTRIES."""
+_WITHOUT_LOAD = set(MEMBERS) - {"load"}
+EARLIER_MEMBERS = (
+    ({"entries", "form"}, {"entries", "form", "records", "owned"}),
+    (_WITHOUT_LOAD,),
+    (_WITHOUT_LOAD | {"epoch"},),
+)
+"""Of a file of an earlier release, for each of the EARLIER_ENTRIES, and for ENTRY."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +50,7 @@ class Known:
         entries: of the messages, in the order of loading.
         form: a digest of the query's columns.
         given_us: the greatest version by time that a load has given; 0: not known; 1: none was.
-        epoch: of the load that wrote it; 0: one of an earlier release.
+        load_us: of the load that wrote it, see Span; 0: one of an earlier release.
         records: records of an earlier release's file, which does not say which of them were loaded; in order.
         owned: the same, of record and patient together.
     """
@@ -53,7 +58,7 @@ class Known:
     entries: Entries = field(default_factory=lambda: np.zeros(0, ENTRY))
     form: str = ""
     given_us: int = 0
-    epoch: int = 0
+    load_us: int = 0
     records: Hashes = field(default_factory=lambda: np.zeros(0, np.uint64))
     owned: Hashes = field(default_factory=lambda: np.zeros(0, np.uint64))
 
@@ -124,12 +129,12 @@ class KnownRows:
     Args:
         home: where it is.
         name: of source, dataset and incarnation.
-        last_epoch: of the last span that the lake has of it. A file that a load before that one wrote is as good as
+        last_load_us: of the last span that the lake has of it. A file that a load before that one wrote is as good as
             missing: it can name rows that were to be loaded, and were not.
     """
 
-    def __init__(self, home: Path, name: str, *, last_epoch: int = 0) -> None:
-        self.home, self.name, self.last_epoch = home, name, last_epoch
+    def __init__(self, home: Path, name: str, *, last_load_us: int = 0) -> None:
+        self.home, self.name, self.last_load_us = home, name, last_load_us
         self.path = home / "history" / f"{name}.npz"
 
     @contextmanager
@@ -166,7 +171,7 @@ class KnownRows:
         asked: npt.NDArray[np.bool_],
         positions_of: Callable[[str], Positions],
         incarnations: Collection[str],
-        last_epochs: Mapping[str, int],
+        last_loads: Mapping[str, int],
     ) -> Before:
         """Return what was loaded before of the records of a query, by this source and by others.
 
@@ -178,7 +183,7 @@ class KnownRows:
             asked: which of them are not known to be as this source has loaded them.
             positions_of: returns how much the lake has of what a file is named after.
             incarnations: names of the source's incarnations, also earlier ones, of which the lake has messages.
-            last_epochs: epochs of the last spans, by incarnation, of all sources.
+            last_loads: the load of the last span, by incarnation, of all sources.
 
         Raises:
             LakeError: a file is damaged, or is older than the lake.
@@ -188,7 +193,7 @@ class KnownRows:
         highest, highest_of_all = (np.full(len(found), UNVERSIONED, np.int64) for _ in range(2))
         told, sources = set[str](), set[str]()
         others: dict[str, tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]] = {}
-        for name, known in self._others(positions_of, last_epochs):
+        for name, known in self._others(positions_of, last_loads):
             if known.complete:
                 told.add(name)
             seen |= known.has(found)
@@ -231,7 +236,7 @@ class KnownRows:
         )
 
     def _others(
-        self, positions_of: Callable[[str], Positions], last_epochs: Mapping[str, int]
+        self, positions_of: Callable[[str], Positions], last_loads: Mapping[str, int]
     ) -> Iterator[tuple[str, Known]]:
         """Yield name and contents of each other file of the dataset; of a load that has ended, what the lake has."""
         dataset = self.name.split(".")[1]
@@ -245,7 +250,7 @@ class KnownRows:
             known = read_known(path)
             if not under_way:
                 loaded = loaded_of(known.entries, positions)
-                if loaded is None or 0 < known.epoch < last_epochs.get(path.stem.rpartition(".")[2], 0):
+                if loaded is None or 0 < known.load_us < last_loads.get(path.stem.rpartition(".")[2], 0):
                     raise _older(path)
                 known = replace(known, entries=loaded)
             yield path.stem, known
@@ -260,7 +265,7 @@ class KnownRows:
             known = read_known(self.path)
         except FileNotFoundError:
             return Known()
-        return Known() if 0 < known.epoch < self.last_epoch else known
+        return Known() if 0 < known.load_us < self.last_load_us else known
 
     def given_by_all(self) -> int:
         """Return the greatest version by time that the dataset's files have; 0: none. Call it within ``locked``.
@@ -281,7 +286,7 @@ class KnownRows:
         """
         part = self.path.with_suffix(".part")
         earlier = (known.records, known.owned) if not known.complete else (np.zeros(0, np.uint64),) * 2
-        values = (known.entries, np.array(known.form), np.array(known.given_us), np.array(known.epoch), *earlier)
+        values = (known.entries, np.array(known.form), np.array(known.given_us), np.array(known.load_us), *earlier)
         with self._writing():
             self.path.parent.mkdir(mode=0o700, exist_ok=True)
             with open(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
@@ -341,8 +346,8 @@ def read_known(path: Path) -> Known:
         arrays = {name.removesuffix(".npy"): _array(archive, name) for name in archive.namelist()}
         entries, names = arrays["entries"], arrays.keys()
         records, owned = (arrays.get(name, np.zeros(0, np.uint64)) for name in ("records", "owned"))
-        given, epoch = (int(arrays.get(name, 0)) for name in ("given", "epoch"))
-        allowed: Collection[set[str]] = (set(MEMBERS),)
+        given, load_us = int(arrays.get("given", 0)), int(arrays.get("load", arrays.get("epoch", 0)))
+        allowed: Collection[set[str]] = (set(MEMBERS), *EARLIER_MEMBERS[-1])
         if entries.dtype in EARLIER_ENTRIES:
             allowed = EARLIER_MEMBERS[EARLIER_ENTRIES.index(entries.dtype)]
             entries = _of_now(entries)
@@ -350,7 +355,7 @@ def read_known(path: Path) -> Known:
         all_there = names in allowed and not any(member.comment for member in archive.infolist())
         if not all_there or entries.dtype != ENTRY or not records.dtype == owned.dtype == np.uint64:
             raise ValueError
-        return Known(entries, str(arrays["form"]), given, epoch, records, owned)
+        return Known(entries, str(arrays["form"]), given, load_us, records, owned)
 
 
 def _of_now(earlier: Entries) -> Entries:

@@ -187,8 +187,8 @@ class _Load:
         """Find what the query returns, and which incarnation of the source it is of."""
         lake = self.lake
         self.part = incarnation(lake, self.job, self.text)
-        last_epoch = loaded_incarnations(lake, self.job).get(self.part, 0)
-        self.known = KnownRows(self.settings.home, name_of(self.part), last_epoch=last_epoch)
+        last_load_us = loaded_incarnations(lake, self.job).get(self.part, 0)
+        self.known = KnownRows(self.settings.home, name_of(self.part), last_load_us=last_load_us)
         with _of(self.part.topic):
             self.found, self.form = _digests(self.settings, self.job, lake.dataset, self.spool)
 
@@ -256,7 +256,7 @@ class _Load:
             positions = Positions(writer.positions[part], writer.positions[changes_of(part)])
             self._first = positions.new + positions.changed if self._first is None else self._first
             self.count = positions.new + positions.changed - self._first
-            to_load, versions = self._note(positions, writer.epoch, under_way)
+            to_load, versions, writer.load_us = self._note(positions, writer.epoch, under_way)
             next_of = [positions.new, positions.changed]
             for table, starts, changed in self._chosen(to_load, versions):
                 poll = _poll(job, part, RowTexts(table, starts), changed, next_of, self.now_us)
@@ -268,8 +268,12 @@ class _Load:
             writer.cut()
             writer.flush()
 
-    def _note(self, positions: Positions, epoch: int, under_way: ExitStack) -> tuple[Plan, GivenVersions]:
-        """Plan again, now that no other process can load; write the digests of what will be loaded."""
+    def _note(self, positions: Positions, epoch: int, under_way: ExitStack) -> tuple[Plan, GivenVersions, int]:
+        """Plan again, now that no other process can load; write the digests of what will be loaded.
+
+        Returns:
+            The plan, the versions that the load gives, and its number for its spans and its digests.
+        """
         known, lake = self.known, self.lake
         with known.locked():
             # One that takes over from now on writes its digests after these. One that took over before, and has ended,
@@ -295,11 +299,14 @@ class _Load:
             of_now[given > 0] = given[given > 0]
             # Without those that follow a source's own number, which can be greater than any time.
             given_us = max(given_us, int(given[given < first_us + CENTURY_US].max(initial=0)))
+            # Not the epoch: a repair of the spans' log can lose the entry of one, which is then begun again.
+            loads = [told.load_us, *loaded_incarnations(lake, self.job).values()]
+            load_us = max(clock.now_us(), max(loads) + 1)
             under_way.enter_context(known.loading())
-            known.write(replace(told, entries=entries, form=self.form, given_us=given_us, epoch=epoch))
+            known.write(replace(told, entries=entries, form=self.form, given_us=given_us, load_us=load_us))
         if to_load.missing:
             _log.info("messages have gone from the source", extra={"where": str(self.part), "count": to_load.missing})
-        return to_load, versions
+        return to_load, versions, load_us
 
     def _check(self, to_load: Plan, *, warn: bool = False) -> Before:
         check_namespace(self.known, self.form, self.lake, self.job)

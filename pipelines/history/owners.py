@@ -8,7 +8,7 @@ from pipelines.history.change_detection import NEW, SKIPPED, Plan
 from pipelines.history.digests import Entries
 from pipelines.history.gate import QualityError
 from pipelines.history.incarnations import (
-    last_epochs,
+    last_loads,
     loaded_incarnations,
     lost_sources,
     name_of,
@@ -91,7 +91,7 @@ def check_owners(
     if known.read().form != form:  # skipped by their keys, whatever they say
         asked[:] = True
     incarnations = {name_of(part) for part in loaded_incarnations(lake, job)}
-    before = known.before(found, asked, lambda name: positions_of(lake, part_of(name)), incarnations, last_epochs(lake))
+    before = known.before(found, asked, lambda name: positions_of(lake, part_of(name)), incarnations, last_loads(lake))
     where = f"{known.name.rpartition('.')[0]}: {{:,}} of {{:,}}{{}}"
     moved, own = int(before.moved.sum()), int(before.own.sum())
     if moved > max(1, MOST_MOVED * own) and not accept_moved:

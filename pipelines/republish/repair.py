@@ -107,7 +107,9 @@ def repair(settings: Settings, *, leave: bool = False, progress: Callable[[str],
 def _worth_reporting(logs: dict[str, LogRepair]) -> list[LogRepair]:
     """Return the logs that were damaged, without those to which decided spans only had still to be added."""
     return [
-        report for name, report in logs.items() if report.set_aside or report.left or (name == "spans" and report.spans)
+        report
+        for name, report in logs.items()
+        if report.set_aside or report.restored or report.left or (name == "spans" and report.spans)
     ]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 import shutil
 import sqlite3
 import time
@@ -38,7 +39,7 @@ from vitalake.lake.maintenance.sweep import sweep
 from vitalake.lake.maintenance.vacuum import vacuum
 from vitalake.lake.maintenance.verify import verify
 from vitalake.lake.tables.digests import Damaged
-from vitalake.lake.tables.log import examine, read_actions
+from vitalake.lake.tables.log import entry_name, examine
 from vitalake.lake.tables.schema import open_delta
 from vitalake.lake.tables.storage import Storage
 from vitalake.lake.tables.table import Table
@@ -307,18 +308,6 @@ def test_killed_before_it_has_published_again_the_next_repair_does(
     assert sound(settings)
 
 
-def test_newest_entry_that_contradicts_its_span_is_said_again(
-    home: Path, settings: Settings, capfd: pytest.CaptureFixture[str]
-) -> None:
-    newest = entries(settings, "restricted/observation")[-1]
-    app, end = next(iter(read_actions(opened(settings).restricted.storage, newest.name)[1].items()))
-    text = newest.read_text()
-    assert text.count(f'"version":{end}') == 1, app
-    newest.write_text(text.replace(f'"version":{end}', f'"version":{end + 8}'))
-    run(home, capfd, "lake", "repair")
-    assert sound(settings)
-
-
 def test_what_a_stricter_rule_hides_is_not_brought_back(
     home: Path, settings: Settings, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -490,13 +479,28 @@ def test_lost_newest_entry_of_the_spans_is_noticed_before_anything_is_read_twice
     assert sound(settings)
 
 
+@pytest.mark.parametrize("name", TABLES)
+def test_changed_number_in_the_newest_entry_is_named_and_said_again(
+    home: Path, settings: Settings, capfd: pytest.CaptureFixture[str], name: str
+) -> None:
+    """No later entry has its digest: a position, or which load was the last one, was another one in silence."""
+    rows, newest = published(settings), entries(settings, name)[-1]
+    text = newest.read_text()
+    for found in re.finditer(r'"appId":"[^"]+","version":\d*(\d)}', text):
+        newest.write_text(text[: found.start(1)] + str((int(found[1]) + 1) % 10) + text[found.end(1) :])
+        assert "log-damaged" in look_at_everything(home, capfd), found[0]
+    run(home, capfd, "lake", "repair")
+    assert published(settings) == rows
+    assert sound(settings)
+
+
 def test_no_flipped_bit_of_a_log_is_taken_for_what_was_written(settings: Settings) -> None:
     """An entry has no checksum: a flipped digit of a position would be a position, and messages passed over."""
     storage, rolls = opened(settings).spans.table.storage, random.Random(1)
     stream(settings.home, range(3, 5), topic_id="more")
     open_delta(storage).create_checkpoint()
     stream(settings.home, range(3, 4), topic_id="yet-more")
-    *chosen, _last = [path for path in sorted(Path(storage.root, "_delta_log").glob("0*"))]
+    chosen = sorted(Path(storage.root, "_delta_log").glob("0*"))
     state = _state(storage)
     for _ in range(FLIPS):
         path = rolls.choice(chosen)
@@ -533,6 +537,28 @@ def test_damaged_checkpoint_and_a_wrong_hint_are_named_and_set_aside(
         assert sound(settings)
         checkpoint.write_bytes(whole)
         (log / "_last_checkpoint").write_bytes(hint)
+
+
+@pytest.mark.parametrize("name", TABLES)
+@pytest.mark.parametrize("behind", [0, 1])
+def test_log_that_ends_with_a_checkpoint_goes_on_from_it(
+    home: Path, settings: Settings, capfd: pytest.CaptureFixture[str], name: str, behind: int
+) -> None:
+    """It could be read, and nothing be committed any more; the repair ended with a traceback."""
+    lake = opened(settings)
+    (lake.spans.table if name == "spans" else lake.table(name)).delta.create_checkpoint()
+    checkpoint = len(entries(settings, name)) - 1
+    stream(home, range(3, 3 + behind), topic_id="more")
+    rows = published(settings)
+    for path in entries(settings, name)[checkpoint:]:
+        path.unlink()
+    assert "log-damaged" in {finding["kind"] for finding in run(home, capfd, "lake", "verify", code=13)["findings"]}
+    (log,) = run(home, capfd, "lake", "repair")["logs"]
+    assert log["restored"] == [entry_name(checkpoint)]
+    assert published(settings) == rows
+    assert sound(settings)
+    stream(home, range(4, 5), topic_id="after")
+    assert sound(settings)
 
 
 # -- SQLite ------------------------------------------------------------------------------------------------------

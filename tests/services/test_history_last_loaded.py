@@ -39,6 +39,11 @@ def incarnation(text: object) -> str:
     return f"incarnation: SELECT '{text}'"
 
 
+def repair(homes: Homes) -> None:
+    command = forking.command("vitalake", "lake", "repair", "--home", str(homes.home))
+    subprocess.run(command, capture_output=True, check=True)
+
+
 class Model:
     """What has to be shown, by the rule as the page says it."""
 
@@ -119,7 +124,7 @@ def test_a_text_of_the_incarnation_that_comes_back_reads_everything_again(
     """Nothing was read, and what had been loaded meanwhile stayed shown."""
     first, second = (row(1, 10), row(2, 20)), (row(1, 11), row(2, 20))
     with monkeypatch.context() as patched:
-        if earlier:  # which recorded no epochs of spans
+        if earlier:  # which did not record which load was the last one
             patched.setattr(spans, "_last_app", lambda dataset, _topic_id: f"x/{dataset}/x")
         for text, rows, loaded in ((x, first, 2), (y, second, 2)):
             assert homes.load("city", *rows, more=incarnation(text)) == loaded
@@ -366,9 +371,7 @@ def test_a_repaired_log_knows_which_incarnation_was_loaded_last(homes: Homes, lo
     log = homes.home / "lake" / "spans" / "_delta_log"
     path = max(path for path in log.glob("*.json") if f'"{lost}/' in path.read_text())
     path.write_bytes(path.read_bytes()[:-20] + b"x" * 20)
-    subprocess.run(
-        forking.command("vitalake", "lake", "repair", "--home", str(homes.home)), capture_output=True, check=True
-    )
+    repair(homes)
     if again:  # which would note again what was lost
         assert homes.load("city", *second, more=incarnation("y")) == 0
     assert homes.load("city", *first, more=incarnation("x")) == 2
@@ -445,6 +448,22 @@ def test_digests_of_a_back_up_that_name_rows_which_were_never_loaded_are_not_tru
     command = forking.command("vitalake", "history", "load", "city.yaml", "--home", str(homes.home), kind="history")
     done = subprocess.run(command, cwd=homes.home, capture_output=True, text=True, check=True)
     assert "digests of loaded rows are missing" in done.stderr
+
+
+def test_digests_of_a_killed_load_whose_epoch_a_repair_lost_are_not_trusted(homes: Homes) -> None:
+    """The next load got the same epoch, and so its digests passed as the newest: row 3 was never loaded."""
+    homes.load("city", row(1, 10))
+    killed = homes.start("city", row(1, 10), row(2, 20), VITALAKE_CRASH_AT="before-decide")
+    assert killed.wait(60) == -signal.SIGKILL
+    (path,) = _digests(homes, "city")
+    kept = path.read_bytes()
+    newest = max((homes.home / "lake" / "spans" / "_delta_log").glob("*.json"))
+    newest.write_bytes(newest.read_bytes()[:-20])
+    repair(homes)
+    homes.load("city", row(1, 10), row(3, 30))
+    path.write_bytes(kept)
+    with pytest.raises(LakeError, match="older than the lake"):
+        homes.load("town", row(4, 40))
 
 
 def test_somebody_can_say_that_most_records_are_meant_for_other_patients(homes: Homes) -> None:

@@ -95,10 +95,6 @@ class Lake:
             self._opened[name] = Table(table_form(load_dataset(dataset), zone), self.storage, zone=zone)
         return self._opened[name]
 
-    def forget(self, name: str) -> None:
-        """Make the next ``table`` open a table again, because its log was cut."""
-        self._opened.pop(name, None)
-
     def open_all(self) -> None:
         """Open all tables, then make the missing ones; nothing is made if an existing table does not fit.
 

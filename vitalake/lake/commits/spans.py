@@ -147,6 +147,8 @@ class Span(msgspec.Struct):
             corrected (attribution).
         fence: the dataset's fence when the rows were made; see ``SpanLog.raise_fence``.
         associations: version of the table of device associations that attributed the rows; 0: none was needed.
+        load_us: when the load of a warehouse that it belongs to began to write, greater than that of every earlier
+            one of the source; 0: it belongs to none.
     """
 
     span_id: str
@@ -163,6 +165,7 @@ class Span(msgspec.Struct):
     files: list[StagedFile]
     fence: int = 0
     associations: int = 0
+    load_us: int = 0
 
     @property
     def transactions(self) -> dict[str, int]:
@@ -180,6 +183,7 @@ class _Body(msgspec.Struct):
     files: list[StagedFile]
     fence: int = 0
     associations: int = 0
+    load_us: int = 0
 
 
 _BODY_DECODER = msgspec.json.Decoder(_Body)
@@ -187,7 +191,7 @@ _BODY_DECODER = msgspec.json.Decoder(_Body)
 
 def to_row(span: Span) -> pa.Table:
     """Return the row of a span, as ``from_row`` reads it."""
-    body = msgspec.json.encode(_Body(span.parts, span.latency, span.files, span.fence, span.associations)).decode()
+    body = _Body(span.parts, span.latency, span.files, span.fence, span.associations, span.load_us)
     values = {
         "span_id": span.span_id,
         "kind": span.kind,
@@ -198,7 +202,7 @@ def to_row(span: Span) -> pa.Table:
         "decided_at": datetime.fromtimestamp(span.decided_us / 1e6, tz=UTC),
         "rules": span.rules,
         "decoder": span.decoder,
-        "body": body,
+        "body": msgspec.json.encode(body).decode(),
     }
     return pa.Table.from_pylist([values], schema=load_dataset("spans").schema)
 
@@ -218,6 +222,7 @@ def from_row(row: dict[str, object]) -> Span:
         files=body.files,
         fence=body.fence,
         associations=body.associations,
+        load_us=body.load_us,
     )
 
 
@@ -229,13 +234,14 @@ class Begun:
         positions: (UUID of the topic, partition) → where it is read on.
         topics: UUID → name of a topic; empty: it cannot be known any more, see ``SpanLog.begin_at``.
         claimed: UUIDs of the topics that the job has ever read; earlier releases did not record names.
-        epochs: UUID of a topic → epoch of the last span of it that was decided; earlier releases did not record it.
+        loads: UUID of a topic → ``load_us`` of the last span of it that was decided; 0, or an epoch, if an earlier
+            release decided it.
     """
 
     positions: dict[tuple[str, int], int] = field(default_factory=dict)
     topics: dict[str, str] = field(default_factory=dict)
     claimed: set[str] = field(default_factory=set)
-    epochs: dict[str, int] = field(default_factory=dict)
+    loads: dict[str, int] = field(default_factory=dict)
 
 
 class SpanLog:
@@ -346,7 +352,7 @@ class SpanLog:
     def begun(self, *, job: str, dataset: str) -> Begun:
         """Return every partition that was ever begun, also if nothing of it was read."""
         mine, claims, topics = _job_number(job), _claim_app(dataset, ""), f"topic/{dataset}/"
-        epochs, places = _last_app(dataset, ""), f"{dataset}/"
+        loads, places = _last_app(dataset, ""), f"{dataset}/"
         found = Begun()
         for app, version in read_transactions(self.table.storage).items():
             if app.startswith(topics):
@@ -354,8 +360,8 @@ class SpanLog:
                 found.topics[topic_id] = topic
             elif app.startswith(claims) and version == mine:
                 found.claimed.add(app.removeprefix(claims))
-            elif app.startswith(epochs):
-                found.epochs[app.removeprefix(epochs)] = version
+            elif app.startswith(loads):
+                found.loads[app.removeprefix(loads)] = version
             elif app.startswith(places):
                 topic_id, _, partition = app.removeprefix(places).rpartition("/")
                 if partition.isdecimal():
@@ -455,7 +461,7 @@ class SpanLog:
             return "commit"
 
         failpoint("before-decide")
-        self.table.commit_when(ready, add=row, transactions=span.transactions | epochs_of(span))
+        self.table.commit_when(ready, add=row, transactions=span.transactions | left_by(span))
 
     def _is_decided(self, span: Span) -> bool:
         """Return whether this span is in the table; reads it only if all partitions are at the end of the span."""
@@ -504,12 +510,11 @@ def _epoch_app(span: Span) -> str:
     return f"{span.job}/{span.shard}/epoch"
 
 
-def epochs_of(span: Span) -> dict[str, int]:
-    """Return the epochs that a decided span leaves, by application id: of its shard, and of its topics' last span."""
-    topic_ids = {part.id.topic_id for part in span.parts} if span.kind == "stream" else set()
-    return {_epoch_app(span): span.epoch} | dict.fromkeys(
-        [_last_app(span.dataset, topic_id) for topic_id in sorted(topic_ids)], span.epoch
-    )
+def left_by(span: Span) -> dict[str, int]:
+    """Return what a decided span leaves besides positions, by application id: its shard's epoch, its topics' load."""
+    topic_ids = {part.id.topic_id for part in span.parts} if span.load_us else set()
+    loads = {_last_app(span.dataset, topic_id): span.load_us for topic_id in sorted(topic_ids)}
+    return {_epoch_app(span): span.epoch} | loads
 
 
 def begun_by(span: Span) -> dict[str, int]:
@@ -532,7 +537,7 @@ def _name_app(dataset: str, topic_id: str, topic: str) -> str:
 
 
 def _last_app(dataset: str, topic_id: str) -> str:
-    """Return the application whose transaction keeps the epoch of a topic's last span."""
+    """Return the application whose transaction keeps the load of a topic's last span."""
     return f"last/{dataset}/{topic_id}"
 
 

@@ -1,4 +1,7 @@
-"""Writes the first entry of a table's log again: it describes the table's columns and names no rows."""
+"""Writes entries of a table's log again that name no rows of their own.
+
+The first one describes the table's columns. What one with a checkpoint said is in the checkpoint.
+"""
 
 from __future__ import annotations
 
@@ -6,15 +9,16 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+import msgspec
 from deltalake import DeltaTable
 
 from vitalake import clock
 from vitalake.lake.datasets.dataset import Dataset
-from vitalake.lake.tables.log import LOG, SET_ASIDE, STAMP, LogProblem, list_log
+from vitalake.lake.tables.log import LOG, NOTHING_TO_FOLLOW, SET_ASIDE, STAMP, LogProblem, entry_name, examine, list_log
 from vitalake.lake.tables.storage import Storage, open_storage
 from vitalake.lake.tables.table import Table
 
-FIRST = f"{0:020}.json"
+FIRST = entry_name(0)
 
 
 def can_restore_first_entry(storage: Storage, problems: Sequence[LogProblem]) -> bool:
@@ -54,3 +58,15 @@ def checkpoint_beginning(storage: Storage) -> None:
         OSError, DeltaError: storage refuses.
     """
     DeltaTable(storage.uri, storage_options=storage.options or None).create_checkpoint()
+
+
+def restore_newest_entry(storage: Storage) -> list[str]:
+    """Write the newest entry of a log again if it is gone and its checkpoint is there; return the names of what was.
+
+    delta-rs reads such a log, and cannot commit to it.
+    """
+    found = [problem.name for problem in examine(storage) if problem.how == NOTHING_TO_FOLLOW]
+    entry = {"commitInfo": {"timestamp": clock.now_us() // 1000, "operation": "WRITE"}}
+    for name in found:
+        storage.write_small(f"{LOG}/{name}", msgspec.json.encode(entry))
+    return found

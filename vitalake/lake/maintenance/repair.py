@@ -7,7 +7,7 @@ not committed again: the files that a rewrite replaced stay for a week, and late
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
@@ -18,13 +18,18 @@ from vitalake import clock
 from vitalake.errors import LakeError
 from vitalake.lake.commits.lake import Lake
 from vitalake.lake.commits.ledger import Chain
-from vitalake.lake.commits.spans import Part, Span, add_span, begun_by, epochs_of, from_row, to_row
+from vitalake.lake.commits.spans import Part, Span, add_span, begun_by, from_row, left_by, to_row
 from vitalake.lake.datasets.dataset import Dataset
-from vitalake.lake.maintenance.beginning import can_restore_first_entry, checkpoint_beginning, restore_first_entry
+from vitalake.lake.maintenance.beginning import (
+    can_restore_first_entry,
+    checkpoint_beginning,
+    restore_first_entry,
+    restore_newest_entry,
+)
 from vitalake.lake.maintenance.rewrite import lost_app, read_file
 from vitalake.lake.maintenance.vacuum import kept_files, span_id_of
 from vitalake.lake.tables.digests import Damaged
-from vitalake.lake.tables.log import LAST, LOG, SET_ASIDE, STAMP, LogProblem, examine, explained, list_log, read_actions
+from vitalake.lake.tables.log import LAST, LOG, SET_ASIDE, STAMP, LogProblem, examine, explained, list_log
 from vitalake.lake.tables.storage import Storage
 from vitalake.lake.tables.table import StagedFile, Table
 
@@ -36,6 +41,7 @@ class LogRepair:
     Attributes:
         table: the table's name.
         set_aside: files that were moved out of the log, to ``_damaged`` beside it.
+        restored: entries that were written again, empty: the checkpoint has what they said.
         spans: spans that were decided again or added again.
         rows: rows of the files that were added again.
         left: what is still wrong, in words; empty: nothing.
@@ -44,6 +50,7 @@ class LogRepair:
 
     table: str
     set_aside: list[str] = field(default_factory=list)
+    restored: list[str] = field(default_factory=list)
     spans: int = 0
     rows: int = 0
     left: str = ""
@@ -72,6 +79,7 @@ def make_readable(lake: Lake, *, progress: Callable[[str], None] | None = None) 
                 _restore_beginning(storage, forms[name], problems, report)
             else:
                 report.set_aside = set_damaged_aside(storage, problems)
+            report.restored = restore_newest_entry(storage)
         except Damaged as error:
             report.left, report.lost = str(error), True
     if not done["spans"].lost:
@@ -181,8 +189,12 @@ def _decide_again(lake: Lake, report: LogRepair, others: Iterable[str]) -> None:
     table.refresh()
     known = [*lake.spans.all_spans(), *(span for span, _ in decided)]
     decided += _filling([item for item in rows if not item[0].files], known)
-    for span, path in sorted(decided, key=lambda item: item[0].decided_us):
-        _commit_row(table, span, path)
+    decided.sort(key=lambda item: item[0].decided_us)
+    begun: dict[str, int] = {}  # by the last job that read a topic: it can have taken it over
+    for span, _ in decided:
+        begun |= begun_by(span)
+    for span, path in decided:
+        _commit_row(table, span, path, begun)
         report.spans += 1
 
 
@@ -244,7 +256,7 @@ def _start(part: Part) -> int:
     return part.first if part.start is None else part.start
 
 
-def _commit_row(table: Table, span: Span, path: str) -> None:
+def _commit_row(table: Table, span: Span, path: str, begun: Mapping[str, int]) -> None:
     table.refresh()
     if path:
         size = table.storage.fs.get_file_info(f"{table.storage.root}/{path}").size
@@ -252,9 +264,9 @@ def _commit_row(table: Table, span: Span, path: str) -> None:
     else:
         files = table.stage(to_row(span), stem=span.span_id)
     ends = {app: end for app, end in span.transactions.items() if (table.transaction(app) or -1) < end}
-    ends |= {app: max(table.transaction(app) or 0, epoch) for app, epoch in epochs_of(span).items()}
+    ends |= {app: max(table.transaction(app) or 0, number) for app, number in left_by(span).items()}
     # Lost with the entry by which the input was begun: without them nobody knows that it was.
-    ends |= {app: version for app, version in begun_by(span).items() if table.transaction(app) is None}
+    ends |= {app: begun[app] for app in begun_by(span) if table.transaction(app) is None}
     if lost := table.transaction(lost_app(table)):  # it was left out as lost, and is back
         ends[lost_app(table)] = lost - 1
     table.commit(add=files, transactions=ends)
@@ -268,33 +280,8 @@ def _add_again(lake: Lake, table: Table, report: LogRepair) -> None:
     table then reports each as missing, and it is made again or left out like any damaged file. If it was skipped, the
     positions of later spans would show for ever that it had been added.
     """
-    spans = list(lake.spans.all_spans())
-    newest = _misquoted(table.storage, table.name, spans)
-    if newest:
-        report.set_aside += set_damaged_aside(table.storage, [newest])
-        lake.forget(table.name)  # the object has read the entry that was moved away
-        table = lake.table(table.name)
     table.refresh()
-    for span in spans:
+    for span in lake.spans.all_spans():
         if add_span(span, table):
             report.spans += 1
             report.rows += sum(file.rows for file in span.files_of(table.name))
-
-
-def _misquoted(storage: Storage, name: str, spans: Iterable[Span]) -> LogProblem | None:
-    """Return the newest entry of a log if it adds a span's files and contradicts the span.
-
-    No later entry holds the digest of the newest one, so a flipped bit in a position would not be noticed, and messages
-    would be skipped.
-    """
-    files = list_log(storage)
-    newest = max(files.entries, default=-1)
-    if newest < 1:
-        return None
-    added, transactions = read_actions(storage, files.entries[newest])
-    mine = [span for span in spans if span.span_id in {span_id_of(path) for path in added}]
-    for span in mine:
-        expected = {file.path: (file.size, file.rows) for file in span.files_of(name)}
-        if transactions != span.transactions or added != expected:
-            return LogProblem(files.entries[newest], "it contradicts its span", newest)
-    return None

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -35,6 +36,14 @@ SET_ASIDE = "_damaged"
 
 BEFORE = "vitalake.before"
 """In an entry's commitInfo: the digest of the entry before it."""
+
+OWN = "vitalake.own"
+"""In an entry's commitInfo: the digest of its own actions. No later entry has recorded that of the newest one yet."""
+
+OWN = "vitalake.own"
+"""In an entry's commitInfo: the digest of its own actions. No later entry has recorded that of the newest one yet."""
+
+NOTHING_TO_FOLLOW = "an entry is missing: its checkpoint has what it said, but no commit can follow it"
 
 _ENTRY = re.compile(r"(\d{20})\.json")
 _CHECKPOINT = re.compile(r"(\d{20})\.checkpoint(?:\..+)?\.parquet")
@@ -115,6 +124,11 @@ class LogFiles:
     hint: bool = False
 
 
+def entry_name(version: int) -> str:
+    """Return the name of an entry's file."""
+    return f"{version:020}.json"
+
+
 def list_log(storage: Storage) -> LogFiles:
     """List the files of a table's log."""
     found = LogFiles()
@@ -153,11 +167,13 @@ def examine(storage: Storage) -> list[LogProblem]:
     newest = max([*files.entries, base])
     if newest < 0:
         return problems + [LogProblem("", "it is gone", 0)] * has_lost_its_log(storage)
+    if newest == base and base not in files.entries:
+        problems.append(LogProblem(entry_name(base), NOTHING_TO_FOLLOW))
     for version in range(base + 1, newest + 1):
         name = files.entries.get(version)
         how = "an entry is missing" if name is None else _torn(storage, name)
         if how:
-            problems.append(LogProblem(name or f"{version:020}.json", how, version))
+            problems.append(LogProblem(name or entry_name(version), how, version))
     named = {problem.name for problem in problems}
     return problems + [found for found in _contradicted(storage, files, base) if found.name not in named]
 
@@ -244,24 +260,6 @@ def _read(storage: Storage, name: str) -> bytes:
         return bytes(source.read())
 
 
-def read_actions(storage: Storage, name: str) -> tuple[dict[str, tuple[int, int]], dict[str, int]]:
-    """Return what an entry adds: path → (bytes, rows) of its files, and its transactions by application id.
-
-    Both are empty for a rewrite, whose files no span names.
-    """
-    added, transactions = {}, {}
-    for line in _read(storage, name).splitlines():
-        for kind, action in (msgspec.json.decode(line) if line.strip() else {}).items():
-            if kind == "add":
-                rows = msgspec.json.decode(action.get("stats") or "{}").get("numRecords", -1)
-                added[unquote(action["path"])] = (action.get("size", -1), rows)
-            elif kind == "remove":
-                return {}, {}
-            elif kind == "txn":
-                transactions[action["appId"]] = action["version"]
-    return added, transactions
-
-
 def read_transactions(storage: Storage) -> dict[str, int]:
     """Return every application's last transaction; delta-rs returns only the one of an application that is named.
 
@@ -287,46 +285,89 @@ def read_transactions(storage: Storage) -> dict[str, int]:
 # -- the digests of entries ----------------------------------------------------------------------------------------
 
 
-def before(storage: Storage, version: int) -> dict[str, Any] | None:
-    """Return the digests of the entry before a commit, and of the checkpoint there, for the commit to record.
+_DIGESTED = {
+    "add": ("path", "size", "partitionValues", "modificationTime", "dataChange", "stats"),
+    "remove": ("path", "size", "partitionValues", "deletionTimestamp", "dataChange"),
+    "txn": ("appId", "version"),
+}
+"""The fields of each kind of action that an entry's own digest is made of: those that are given to delta-rs."""
 
-    An entry has no checksum: if a digit of a position flips, the result is another position. So each entry records the
-    digest of the entry before it. This is done for local storage only; object storage keeps checksums of its own, and
-    reading it would cost as much as a commit. None: nothing can be recorded.
+
+def recorded_in_commit(
+    storage: Storage, version: int, *, add: Iterable[tuple[Any, ...]], remove: Iterable[tuple[Any, ...]],
+    txn: Iterable[tuple[str, int]],
+) -> dict[str, Any]:  # fmt: skip
+    """Return the digests that a commit records: of its own actions, of the entry before it, of the checkpoint there.
+
+    An entry has no checksum: if a digit of a position flips, the result is another position. Its own digest covers what
+    delta-rs was given. What delta-rs adds is covered by the next entry, for local storage only; object storage keeps
+    checksums of its own, and reading the entry before would cost as much as a commit.
+
+    Args:
+        storage: of the table.
+        version: that the commit follows.
+        add: the fields of its add actions, in the order of ``_DIGESTED``.
+        remove: the same of its remove actions.
+        txn: its transactions.
     """
-    if not storage.local:
-        return None
-    digests = {}
-    for kind, name in (("entry", f"{version:020}.json"), ("checkpoint", f"{version:020}.checkpoint.parquet")):
-        try:
-            digests[kind] = digest_of(Path(storage.root, LOG, name).read_bytes())
-        except OSError:  # most versions have no checkpoint
-            continue
-    return {BEFORE: {"version": version, **digests}} if digests else None
+    digests: dict[str, Any] = {"version": version}
+    for kind, name in (("entry", entry_name(version)), ("checkpoint", f"{version:020}.checkpoint.parquet")):
+        with suppress(OSError):  # most versions have no checkpoint
+            if storage.local:
+                digests[kind] = digest_of(Path(storage.root, LOG, name).read_bytes())
+    recorded: dict[str, Any] = {BEFORE: digests} if len(digests) > 1 else {}
+    actions = [(kind, *fields) for kind, some in (("add", add), ("remove", remove), ("txn", txn)) for fields in some]
+    return recorded | {OWN: _own_digest(actions, recorded)}
+
+
+def _own_digest(actions: Iterable[tuple[Any, ...]], recorded: Mapping[str, Any]) -> str:
+    parts = [(BEFORE, recorded.get(BEFORE)), *actions]
+    return digest_of(b"\n".join(sorted(msgspec.json.encode(part, order="sorted") for part in parts)))
 
 
 def _contradicted(storage: Storage, files: LogFiles, base: int) -> Iterator[LogProblem]:
-    """Yield the entries and checkpoints whose digest differs from the one that a later entry records."""
+    """Yield the entries and checkpoints whose digest differs from the one that they or a later entry record."""
     for version, name in sorted(files.entries.items()):
         if version <= base:
             continue
         try:
-            digests = _recorded_digests(_read(storage, name))
-            entry = int(digests.get("version", -1))
-            for kind, other in (("entry", f"{entry:020}.json"), ("checkpoint", f"{entry:020}.checkpoint.parquet")):
-                needed = entry > base if kind == "entry" else entry == base
+            content = _read(storage, name)
+            recorded = _recorded_digests(content)
+            own = OWN not in recorded or _own_digest(_actions(content), recorded) == recorded[OWN]
+        except OSError:  # deleted, or unreadable, which other checks report
+            continue
+        except (ValueError, TypeError, LookupError, AttributeError):  # delta-rs takes more than JSON allows
+            own = False
+        if not own:
+            yield LogProblem(name, "it is not what was written", version)
+            continue  # nor is what it says of the entry before it
+        digests = recorded.get(BEFORE, {})
+        entry = digests.get("version", -1)
+        for kind, other in (("entry", entry_name(entry)), ("checkpoint", f"{entry:020}.checkpoint.parquet")):
+            needed = entry > base if kind == "entry" else entry == base
+            with suppress(OSError):
                 if needed and kind in digests and digest_of(_read(storage, other)) != digests[kind]:
                     yield LogProblem(other, "it is not what was written", entry if kind == "entry" else None)
-        except (OSError, ValueError):  # deleted, torn or unreadable, which other checks report
-            continue
 
 
 def _recorded_digests(content: bytes) -> dict[str, Any]:
     for line in content.splitlines():
         if b'"commitInfo"' in line:
-            found = msgspec.json.decode(line).get("commitInfo", {}).get(BEFORE, {})
-            return dict(found) if isinstance(found, dict) else {}
+            info = msgspec.json.decode(line)["commitInfo"]
+            return {name: info[name] for name in (BEFORE, OWN) if name in info}
     return {}
+
+
+def _actions(content: bytes) -> Iterator[tuple[Any, ...]]:
+    """Yield kind and fields of each action of an entry, without delta-rs' own line."""
+    for line in content.splitlines():
+        for kind, action in (msgspec.json.decode(line) if line.strip() else {}).items():
+            if kind == "commitInfo":
+                continue
+            fields = [action.get(name) for name in _DIGESTED.get(kind, ())]
+            if kind in ("add", "remove"):
+                fields[0] = unquote(fields[0])
+            yield kind, *fields
 
 
 def is_contradicted(storage: Storage) -> bool:
@@ -340,14 +381,14 @@ def is_hidden(storage: Storage, version: int) -> bool:
 
     delta-rs ignores a folder of that name, and cannot commit there.
     """
-    following = f"{storage.root}/{LOG}/{version + 1:020}.json"
+    following = f"{storage.root}/{LOG}/{entry_name(version + 1)}"
     return storage.local and os.path.lexists(following) and not os.path.isfile(following)
 
 
 def is_empty(storage: Storage, version: int) -> bool:
     """Return whether an entry is empty, which delta-rs does not report; only for local storage."""
     try:
-        return storage.local and Path(storage.root, LOG, f"{version:020}.json").stat().st_size == 0
+        return storage.local and Path(storage.root, LOG, entry_name(version)).stat().st_size == 0
     except OSError:  # expired, or unreadable, which delta-rs reports
         return False
 

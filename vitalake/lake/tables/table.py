@@ -23,7 +23,7 @@ from vitalake.errors import LakeError, ServiceUnavailable
 from vitalake.lake.datasets.dataset import IDENTIFYING, SUBJECT, Column, Dataset
 from vitalake.lake.tables.dictionaries import without_unused
 from vitalake.lake.tables.digests import Damaged, damaged
-from vitalake.lake.tables.log import before, explained, is_empty, is_hidden
+from vitalake.lake.tables.log import explained, is_empty, is_hidden, recorded_in_commit
 from vitalake.lake.tables.schema import APP, SchemaState, apply, check, conform, new_schema, open_delta, read_state
 from vitalake.lake.tables.sorting import in_no_order
 from vitalake.lake.tables.storage import Storage
@@ -336,38 +336,37 @@ class Table:
         Raises:
             CommitFailedError: another commit conflicts, or the object is stale: refresh and plan again.
         """
-        milliseconds = clock.now_us() // 1000
-        actions: list[AddAction | RemoveAction] = [
-            AddAction(
-                file.path,
-                file.size,
-                {"day": file.day} if self.dataset.day_of else {},
-                milliseconds,
-                data_change,
+        milliseconds, version = clock.now_us() // 1000, self.delta.version()
+        adds = [
+            (
+                *(file.path, file.size, self._partition_of(file), milliseconds, data_change),
                 msgspec.json.encode({"numRecords": file.rows}).decode(),
             )
             for file in add
         ]
-        actions += [
-            RemoveAction(
-                file.path, data_change, milliseconds, file.size, {"day": file.day} if self.dataset.day_of else {}
-            )
-            for file in remove
-        ]
+        removes = [(file.path, file.size, self._partition_of(file), milliseconds, data_change) for file in remove]
         self.delta.create_write_transaction(
-            actions,
+            [
+                *(AddAction(*fields) for fields in adds),
+                *(RemoveAction(path, change, at, size, partition) for path, size, partition, at, change in removes),
+            ],
             "append",
             self.delta.schema(),
             ["day"] if self.dataset.day_of else [],
             commit_properties=CommitProperties(
-                app_transactions=[Transaction(app, version) for app, version in transactions.items()],
+                app_transactions=[Transaction(app, number) for app, number in transactions.items()],
                 max_commit_retries=retries,
-                custom_metadata=before(self.storage, self.delta.version()),
+                custom_metadata=recorded_in_commit(
+                    self.storage, version, add=adds, remove=removes, txn=transactions.items()
+                ),
             ),
             post_commithook_properties=PostCommitHookProperties(
-                create_checkpoint=True, cleanup_expired_logs=self.delta.version() % CLEAN_UP_EVERY == 0
+                create_checkpoint=True, cleanup_expired_logs=version % CLEAN_UP_EVERY == 0
             ),
         )
+
+    def _partition_of(self, file: StagedFile) -> dict[str, str | None]:
+        return {"day": file.day} if self.dataset.day_of else {}
 
     def commit_when(
         self,
