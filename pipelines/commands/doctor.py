@@ -339,7 +339,8 @@ def _logs(settings: Settings) -> str:
     from vitalake.home import Home
     from vitalake.lake.commits.spans import SEEN
     from vitalake.lake.tables.digests import Damaged
-    from vitalake.lake.tables.log import LOG, examine
+    from vitalake.lake.tables.log import examine
+    from vitalake.lake.tables.log_files import LOG
 
     lake = Home(settings).lake()
     here = lake.here()

@@ -28,7 +28,8 @@ from vitalake.lake.maintenance.scrub import scrub
 from vitalake.lake.maintenance.vacuum import RETENTION_HOURS
 from vitalake.lake.maintenance.verify import verify
 from vitalake.lake.tables.digests import Damaged, check_content
-from vitalake.lake.tables.log import cut_at, examine, is_to_be_made_again
+from vitalake.lake.tables.log import examine
+from vitalake.lake.tables.log_files import cut_at, is_to_be_made_again
 from vitalake.lake.tables.table import Table
 from vitalake.settings import Settings
 

@@ -24,7 +24,7 @@ from vitalake.lake.maintenance.replacement import Converted, TableReplaced, repl
 from vitalake.lake.maintenance.rewrite import lost_app
 from vitalake.lake.maintenance.vacuum import delete_replaced
 from vitalake.lake.tables.dictionaries import in_dictionaries
-from vitalake.lake.tables.log import note_made_again
+from vitalake.lake.tables.log_files import note_made_again
 from vitalake.lake.tables.staging import Counted
 from vitalake.settings import Settings
 

@@ -39,7 +39,8 @@ from vitalake.lake.maintenance.sweep import sweep
 from vitalake.lake.maintenance.vacuum import vacuum
 from vitalake.lake.maintenance.verify import verify
 from vitalake.lake.tables.digests import Damaged
-from vitalake.lake.tables.log import entry_name, examine
+from vitalake.lake.tables.log import examine
+from vitalake.lake.tables.log_files import entry_name
 from vitalake.lake.tables.schema import open_delta
 from vitalake.lake.tables.storage import Storage
 from vitalake.lake.tables.table import Table

@@ -14,7 +14,9 @@ from deltalake import DeltaTable
 
 from vitalake import clock
 from vitalake.lake.datasets.dataset import Dataset
-from vitalake.lake.tables.log import LOG, NOTHING_TO_FOLLOW, SET_ASIDE, STAMP, LogProblem, entry_name, examine, list_log
+from vitalake.lake.tables.entry_digests import LogProblem
+from vitalake.lake.tables.log import NOTHING_TO_FOLLOW, examine
+from vitalake.lake.tables.log_files import LOG, SET_ASIDE, STAMP, entry_name, list_log
 from vitalake.lake.tables.storage import Storage, open_storage
 from vitalake.lake.tables.table import Table
 

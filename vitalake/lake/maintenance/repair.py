@@ -29,7 +29,9 @@ from vitalake.lake.maintenance.beginning import (
 from vitalake.lake.maintenance.rewrite import lost_app, read_file
 from vitalake.lake.maintenance.vacuum import kept_files, span_id_of
 from vitalake.lake.tables.digests import Damaged
-from vitalake.lake.tables.log import LAST, LOG, SET_ASIDE, STAMP, LogProblem, examine, explained, list_log
+from vitalake.lake.tables.entry_digests import LogProblem
+from vitalake.lake.tables.log import examine, explained
+from vitalake.lake.tables.log_files import LAST, LOG, SET_ASIDE, STAMP, list_log
 from vitalake.lake.tables.storage import Storage
 from vitalake.lake.tables.table import StagedFile, Table
 

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from vitalake.lake.tables.log import LOG, list_log
+from vitalake.lake.tables.log_files import LOG, list_log
 from vitalake.lake.tables.storage import Storage
 
 

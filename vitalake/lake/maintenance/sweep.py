@@ -26,7 +26,7 @@ from vitalake.lake.maintenance.journal import JOB_LEASE_SECONDS, Job, Journal
 from vitalake.lake.maintenance.lock import abandon
 from vitalake.lake.maintenance.rewrite import is_locked, maintenance_app, rewrite_number
 from vitalake.lake.maintenance.vacuum import RETENTION_HOURS, SPAN_FILE, forgotten_files, kept_files, span_id_of
-from vitalake.lake.tables.log import cut_at
+from vitalake.lake.tables.log_files import cut_at
 from vitalake.lake.tables.storage import Storage
 from vitalake.lake.tables.table import Table
 

@@ -15,7 +15,8 @@ from vitalake.lake.commits.ledger import AGAIN, Ledger
 from vitalake.lake.commits.spans import SEEN, Span, is_added
 from vitalake.lake.maintenance.rewrite import is_locked, rows_app
 from vitalake.lake.tables.digests import Damaged, Record, digest_in, read_digest, recorded
-from vitalake.lake.tables.log import LOG, examine
+from vitalake.lake.tables.log import examine
+from vitalake.lake.tables.log_files import LOG
 from vitalake.lake.tables.schema import fits
 from vitalake.lake.tables.table import Snapshot, StagedFile, Table
 

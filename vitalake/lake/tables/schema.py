@@ -22,7 +22,9 @@ from vitalake.causes import unavailable
 from vitalake.errors import InputError, ServiceUnavailable
 from vitalake.failpoints import failpoint
 from vitalake.lake.datasets.dataset import Dataset
-from vitalake.lake.tables.log import explained, has_lost_its_log, is_contradicted, is_empty, is_hidden, list_log
+from vitalake.lake.tables.entry_digests import is_contradicted
+from vitalake.lake.tables.log import explained
+from vitalake.lake.tables.log_files import has_lost_its_log, is_empty, is_hidden, list_log
 from vitalake.lake.tables.storage import Storage
 
 APP = "schema"

@@ -23,7 +23,9 @@ from vitalake.errors import LakeError, ServiceUnavailable
 from vitalake.lake.datasets.dataset import IDENTIFYING, SUBJECT, Column, Dataset
 from vitalake.lake.tables.dictionaries import without_unused
 from vitalake.lake.tables.digests import Damaged, damaged
-from vitalake.lake.tables.log import explained, is_empty, is_hidden, recorded_in_commit
+from vitalake.lake.tables.entry_digests import recorded_in_commit
+from vitalake.lake.tables.log import explained
+from vitalake.lake.tables.log_files import is_empty, is_hidden
 from vitalake.lake.tables.schema import APP, SchemaState, apply, check, conform, new_schema, open_delta, read_state
 from vitalake.lake.tables.sorting import in_no_order
 from vitalake.lake.tables.storage import Storage

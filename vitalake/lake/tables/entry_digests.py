@@ -1,0 +1,128 @@
+"""Digests of log entries: each records one of its own actions, and that of the entry before it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+import msgspec
+
+from vitalake.lake.tables.digests import digest_of
+from vitalake.lake.tables.log_files import LOG, LogFiles, entry_name, list_log, read
+from vitalake.lake.tables.storage import Storage
+
+BEFORE = "vitalake.before"
+"""In an entry's commitInfo: the digest of the entry before it."""
+
+OWN = "vitalake.own"
+"""In an entry's commitInfo: the digest of its own actions. No later entry has recorded that of the newest one yet."""
+
+
+@dataclass(frozen=True, slots=True)
+class LogProblem:
+    """A file of the log that is damaged.
+
+    Attributes:
+        name: the file's name in the log's folder.
+        how: what is wrong with it.
+        version: version of an entry; None: it is a checkpoint, or the hint that names the newest checkpoint.
+    """
+
+    name: str
+    how: str
+    version: int | None = None
+
+
+_DIGESTED = {
+    "add": ("path", "size", "partitionValues", "modificationTime", "dataChange", "stats"),
+    "remove": ("path", "size", "partitionValues", "deletionTimestamp", "dataChange"),
+    "txn": ("appId", "version"),
+}
+"""The fields of each kind of action that an entry's own digest is made of: those that are given to delta-rs."""
+
+
+def recorded_in_commit(
+    storage: Storage, version: int, *, add: Iterable[tuple[Any, ...]], remove: Iterable[tuple[Any, ...]],
+    txn: Iterable[tuple[str, int]],
+) -> dict[str, Any]:  # fmt: skip
+    """Return the digests that a commit records: of its own actions, of the entry before it, of the checkpoint there.
+
+    An entry has no checksum: if a digit of a position flips, the result is another position. Its own digest covers what
+    delta-rs was given. What delta-rs adds is covered by the next entry, for local storage only; object storage keeps
+    checksums of its own, and reading the entry before would cost as much as a commit.
+
+    Args:
+        storage: of the table.
+        version: that the commit follows.
+        add: the fields of its add actions, in the order of ``_DIGESTED``.
+        remove: the same of its remove actions.
+        txn: its transactions.
+    """
+    digests: dict[str, Any] = {"version": version}
+    for kind, name in (("entry", entry_name(version)), ("checkpoint", f"{version:020}.checkpoint.parquet")):
+        with suppress(OSError):  # most versions have no checkpoint
+            if storage.local:
+                digests[kind] = digest_of(Path(storage.root, LOG, name).read_bytes())
+    recorded: dict[str, Any] = {BEFORE: digests} if len(digests) > 1 else {}
+    actions = [(kind, *fields) for kind, some in (("add", add), ("remove", remove), ("txn", txn)) for fields in some]
+    return recorded | {OWN: _own_digest(actions, recorded)}
+
+
+def _own_digest(actions: Iterable[tuple[Any, ...]], recorded: Mapping[str, Any]) -> str:
+    parts = [(BEFORE, recorded.get(BEFORE)), *actions]
+    return digest_of(b"\n".join(sorted(msgspec.json.encode(part, order="sorted") for part in parts)))
+
+
+def contradicted(storage: Storage, files: LogFiles, base: int) -> Iterator[LogProblem]:
+    """Yield the entries and checkpoints whose digest differs from the one that they or a later entry record."""
+    for version, name in sorted(files.entries.items()):
+        if version <= base:
+            continue
+        try:
+            content = read(storage, name)
+            recorded = _recorded_digests(content)
+            own = OWN not in recorded or _own_digest(_actions(content), recorded) == recorded[OWN]
+        except OSError:  # deleted, or unreadable, which other checks report
+            continue
+        except (ValueError, TypeError, LookupError, AttributeError):  # delta-rs takes more than JSON allows
+            own = False
+        if not own:
+            yield LogProblem(name, "it is not what was written", version)
+            continue  # nor is what it says of the entry before it
+        digests = recorded.get(BEFORE, {})
+        entry = digests.get("version", -1)
+        for kind, other in (("entry", entry_name(entry)), ("checkpoint", f"{entry:020}.checkpoint.parquet")):
+            needed = entry > base if kind == "entry" else entry == base
+            with suppress(OSError):
+                if needed and kind in digests and digest_of(read(storage, other)) != digests[kind]:
+                    yield LogProblem(other, "it is not what was written", entry if kind == "entry" else None)
+
+
+def _recorded_digests(content: bytes) -> dict[str, Any]:
+    for line in content.splitlines():
+        if b'"commitInfo"' in line:
+            info = msgspec.json.decode(line)["commitInfo"]
+            return {name: info[name] for name in (BEFORE, OWN) if name in info}
+    return {}
+
+
+def _actions(content: bytes) -> Iterator[tuple[Any, ...]]:
+    """Yield kind and fields of each action of an entry, without delta-rs' own line."""
+    for line in content.splitlines():
+        for kind, action in (msgspec.json.decode(line) if line.strip() else {}).items():
+            if kind == "commitInfo":
+                continue
+            fields = [action.get(name) for name in _DIGESTED.get(kind, ())]
+            if kind in ("add", "remove"):
+                fields[0] = unquote(fields[0])
+            yield kind, *fields
+
+
+def is_contradicted(storage: Storage) -> bool:
+    """Return whether an entry or checkpoint that the table needs is not what was written; only for local storage."""
+    files = list_log(storage) if storage.local else LogFiles()
+    return any(True for _ in contradicted(storage, files, max(files.checkpoints, default=-1)))

@@ -1,0 +1,133 @@
+"""The files of a table's Delta log: which there are, what they hold, and what a repair has moved away."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+
+import pyarrow.fs as pafs
+
+from vitalake.lake.tables.storage import Storage
+
+LOG = "_delta_log"
+LAST = "_last_checkpoint"
+SET_ASIDE = "_damaged"
+"""Folder beside a table's log with the files that a repair moved out of it. Engines ignore names with an underscore."""
+
+_ENTRY = re.compile(r"(\d{20})\.json")
+_CHECKPOINT = re.compile(r"(\d{20})\.checkpoint(?:\..+)?\.parquet")
+STAMP = "%Y%m%dT%H%M%S"
+"""Prefix of the name of a file that was set aside: when, in UTC."""
+
+_CUT = re.compile(r"(\d{8}T\d{6})\.\d{20}\.json")
+"""The name of an entry that a repair set aside."""
+
+DONE = ".made-again"
+"""Suffix of such a name: the table was made again since."""
+
+
+@dataclass(slots=True)
+class LogFiles:
+    """The contents of a log's folder: entries and checkpoints by version, and whether ``_last_checkpoint`` is there."""
+
+    entries: dict[int, str] = field(default_factory=dict)
+    checkpoints: dict[int, list[str]] = field(default_factory=dict)
+    hint: bool = False
+
+
+def entry_name(version: int) -> str:
+    """Return the name of an entry's file."""
+    return f"{version:020}.json"
+
+
+def list_log(storage: Storage) -> LogFiles:
+    """List the files of a table's log."""
+    found = LogFiles()
+    for name in _names(storage):
+        if match := _ENTRY.fullmatch(name):
+            found.entries[int(match[1])] = name
+        elif match := _CHECKPOINT.fullmatch(name):
+            found.checkpoints.setdefault(int(match[1]), []).append(name)
+        found.hint |= name == LAST
+    return found
+
+
+def _names(storage: Storage) -> list[str]:
+    """Return every name in a log's folder, also of folders and broken links."""
+    if storage.local:
+        try:
+            return os.listdir(f"{storage.root}/{LOG}")
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+    selector = pafs.FileSelector(f"{storage.root}/{LOG}", allow_not_found=True)
+    return [info.base_name for info in storage.fs.get_file_info(selector)]
+
+
+def is_there(storage: Storage, name: str) -> bool:
+    """Return whether a name that cannot be opened is still in the log's folder; only for local storage."""
+    return storage.local and os.path.lexists(f"{storage.root}/{LOG}/{name}")
+
+
+def read(storage: Storage, name: str) -> bytes:
+    """Return the content of a file of the log.
+
+    Raises:
+        OSError: it cannot be read; for local storage with the system's error number, which Arrow leaves out.
+    """
+    if storage.local:
+        return Path(storage.root, LOG, name).read_bytes()
+    with storage.fs.open_input_stream(f"{storage.root}/{LOG}/{name}") as source:
+        return bytes(source.read())
+
+
+def is_hidden(storage: Storage, version: int) -> bool:
+    """Return whether something that is not a file has the name of the entry after a version; only for local storage.
+
+    delta-rs ignores a folder of that name, and cannot commit there.
+    """
+    following = f"{storage.root}/{LOG}/{entry_name(version + 1)}"
+    return storage.local and os.path.lexists(following) and not os.path.isfile(following)
+
+
+def is_empty(storage: Storage, version: int) -> bool:
+    """Return whether an entry is empty, which delta-rs does not report; only for local storage."""
+    try:
+        return storage.local and Path(storage.root, LOG, entry_name(version)).stat().st_size == 0
+    except OSError:  # expired, or unreadable, which delta-rs reports
+        return False
+
+
+def cut_at(storage: Storage) -> float:
+    """Return when a repair last moved entries out of a table's log, in seconds since 1970; 0: it never did.
+
+    It is the end of that second, so that files written within the same second count as written before the repair.
+    """
+    selector = pafs.FileSelector(f"{storage.root}/{SET_ASIDE}", allow_not_found=True)
+    stamps = [match[1] for info in storage.fs.get_file_info(selector) if (match := _CUT.fullmatch(info.base_name))]
+    return datetime.strptime(f"{max(stamps)}+0000", f"{STAMP}%z").timestamp() + 1 if stamps else 0.0
+
+
+def is_to_be_made_again(storage: Storage) -> bool:
+    """Return whether entries of a published table were moved out of its log, and it was not published again since.
+
+    The moved files themselves are the mark, so that it survives a repair that is killed or meets a full disk.
+    """
+    exists = storage.fs.get_file_info(f"{storage.root}/{SET_ASIDE}").type == pafs.FileType.Directory
+    return cut_at(storage) > 0 or (exists and not list_log(storage).entries)
+
+
+def note_made_again(storage: Storage) -> None:
+    """Record that a table was made again, by renaming the files that were moved out of its log."""
+    selector = pafs.FileSelector(f"{storage.root}/{SET_ASIDE}", allow_not_found=True)
+    for info in storage.fs.get_file_info(selector):
+        if _CUT.fullmatch(info.base_name):
+            storage.fs.move(info.path, f"{info.path}{DONE}")
+
+
+def has_lost_its_log(storage: Storage) -> bool:
+    """Return whether a table has files and no log, because the log was lost and not moved away by a repair."""
+    info = storage.fs.get_file_info(f"{storage.root}/{SET_ASIDE}")
+    return info.type == pafs.FileType.NotFound and bool(storage.files())
