@@ -136,6 +136,7 @@ class KnownRows:
     def __init__(self, home: Path, name: str, *, last_load_us: int = 0) -> None:
         self.home, self.name, self.last_load_us = home, name, last_load_us
         self.path = home / "history" / f"{name}.npz"
+        self._last_read: tuple[tuple[int, int, int], Known] | None = None
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -255,17 +256,26 @@ class KnownRows:
                 known = replace(known, entries=loaded)
             yield path.stem, known
 
-    def read(self) -> Known:
+    def read(self, *, also_older: bool = False) -> Known:
         """Return what the file says; nothing if there is no file, or if it is older than the lake, as of a back-up.
+
+        It is read once, as long as it stays as it is: that of a large source has hundreds of megabytes.
+
+        Args:
+            also_older: whether to return also what an older file says.
 
         Raises:
             LakeError: it is damaged.
         """
         try:
-            known = read_known(self.path)
+            found = self.path.stat()
+            mark = found.st_ino, found.st_size, found.st_mtime_ns
+            if self._last_read is None or self._last_read[0] != mark:
+                self._last_read = mark, read_known(self.path)
         except FileNotFoundError:
             return Known()
-        return Known() if 0 < known.load_us < self.last_load_us else known
+        known = self._last_read[1]
+        return Known() if 0 < known.load_us < self.last_load_us and not also_older else known
 
     def given_by_all(self) -> int:
         """Return the greatest version by time that the dataset's files have; 0: none. Call it within ``locked``.
@@ -355,6 +365,7 @@ def read_known(path: Path) -> Known:
         all_there = names in allowed and not any(member.comment for member in archive.infolist())
         if not all_there or entries.dtype != ENTRY or not records.dtype == owned.dtype == np.uint64:
             raise ValueError
+        entries.flags.writeable = False  # others read it, too
         return Known(entries, str(arrays["form"]), given, load_us, records, owned)
 
 

@@ -43,7 +43,7 @@ def check_namespace(known: KnownRows, form: str, lake: Lake, job: Job) -> None:
         LakeError: the digests of an incarnation are damaged.
     """
     for name in {known.name, *map(name_of, loaded_incarnations(lake, job))}:
-        told = KnownRows(known.home, name).read()
+        told = (known if name == known.name else KnownRows(known.home, name)).read(also_older=True)
         # A load that was killed early can have left entries only.
         if not (positions_of(lake, part_of(name)) and told.entries.size and form):
             continue

@@ -17,7 +17,7 @@ from vitalake.errors import InputError, LakeError, ServiceUnavailable
 from vitalake.failpoints import failpoint
 from vitalake.lake.commits.format import begin_format, check_readable, check_writable
 from vitalake.lake.datasets.declared import load_dataset
-from vitalake.lake.tables.log import explained, read_transactions
+from vitalake.lake.tables.log import explained
 from vitalake.lake.tables.storage import Storage
 from vitalake.lake.tables.table import StagedFile, Table
 
@@ -354,7 +354,8 @@ class SpanLog:
         mine, claims, topics = _job_number(job), _claim_app(dataset, ""), f"topic/{dataset}/"
         loads, places = _last_app(dataset, ""), f"{dataset}/"
         found = Begun()
-        for app, version in read_transactions(self.table.storage).items():
+        self.table.refresh()
+        for app, version in self.table.all_transactions().items():
             if app.startswith(topics):
                 topic_id, _, topic = app.removeprefix(topics).rpartition("/")
                 found.topics[topic_id] = topic

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
 import msgspec
 
 from vitalake.lake.tables.digests import digest_of
-from vitalake.lake.tables.log_files import LOG, LogFiles, entry_name, list_log, read
+from vitalake.lake.tables.log_files import LogFiles, entry_name, list_log, read
 from vitalake.lake.tables.storage import Storage
 
 BEFORE = "vitalake.before"
@@ -66,7 +65,7 @@ def recorded_in_commit(
     for kind, name in (("entry", entry_name(version)), ("checkpoint", f"{version:020}.checkpoint.parquet")):
         with suppress(OSError):  # most versions have no checkpoint
             if storage.local:
-                digests[kind] = digest_of(Path(storage.root, LOG, name).read_bytes())
+                digests[kind] = digest_of(read(storage, name))
     recorded: dict[str, Any] = {BEFORE: digests} if len(digests) > 1 else {}
     actions = [(kind, *fields) for kind, some in (("add", add), ("remove", remove), ("txn", txn)) for fields in some]
     return recorded | {OWN: _own_digest(actions, recorded)}
@@ -79,11 +78,12 @@ def _own_digest(actions: Iterable[tuple[Any, ...]], recorded: Mapping[str, Any])
 
 def contradicted(storage: Storage, files: LogFiles, base: int) -> Iterator[LogProblem]:
     """Yield the entries and checkpoints whose digest differs from the one that they or a later entry record."""
+    contents: dict[str, bytes] = {}
     for version, name in sorted(files.entries.items()):
         if version <= base:
             continue
         try:
-            content = read(storage, name)
+            contents[name] = content = read(storage, name)
             recorded = _recorded_digests(content)
             own = OWN not in recorded or _own_digest(_actions(content), recorded) == recorded[OWN]
         except OSError:  # deleted, or unreadable, which other checks report
@@ -98,7 +98,9 @@ def contradicted(storage: Storage, files: LogFiles, base: int) -> Iterator[LogPr
         for kind, other in (("entry", entry_name(entry)), ("checkpoint", f"{entry:020}.checkpoint.parquet")):
             needed = entry > base if kind == "entry" else entry == base
             with suppress(OSError):
-                if needed and kind in digests and digest_of(read(storage, other)) != digests[kind]:
+                if not needed or kind not in digests:
+                    continue
+                if digest_of(contents.pop(other, None) or read(storage, other)) != digests[kind]:
                     yield LogProblem(other, "it is not what was written", entry if kind == "entry" else None)
 
 

@@ -161,21 +161,25 @@ def _has_form(action: dict[str, Any]) -> bool:
     return True
 
 
-def read_transactions(storage: Storage) -> dict[str, int]:
+def read_transactions(storage: Storage, version: int) -> dict[str, int]:
     """Return every application's last transaction; delta-rs returns only the one of an application that is named.
+
+    Args:
+        storage: of the table.
+        version: of the table; later entries do not count.
 
     Raises:
         VitaLakeError: the log cannot be read.
     """
     try:
         files = list_log(storage)
-        base = max(files.checkpoints, default=-1)
+        base = max((number for number in files.checkpoints if number <= version), default=-1)
         found = {}
         for name in files.checkpoints.get(base, ()):
             rows = pq.read_table(pa.BufferReader(read(storage, name)), columns=["txn"])["txn"].drop_null().to_pylist()
             found.update({row["appId"]: row["version"] for row in rows})
-        for version, name in sorted(files.entries.items()):
-            for line in read(storage, name).splitlines() if version > base else ():
+        for number, name in sorted(files.entries.items()):
+            for line in read(storage, name).splitlines() if base < number <= version else ():
                 if b'"txn"' in line and (action := msgspec.json.decode(line).get("txn")):
                     found[action["appId"]] = action["version"]
     except (OSError, pa.ArrowException, msgspec.MsgspecError) as error:

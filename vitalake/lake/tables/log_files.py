@@ -78,7 +78,8 @@ def read(storage: Storage, name: str) -> bytes:
         OSError: it cannot be read; for local storage with the system's error number, which Arrow leaves out.
     """
     if storage.local:
-        return Path(storage.root, LOG, name).read_bytes()
+        with open(f"{storage.root}/{LOG}/{name}", "rb") as file:
+            return file.read()
     with storage.fs.open_input_stream(f"{storage.root}/{LOG}/{name}") as source:
         return bytes(source.read())
 

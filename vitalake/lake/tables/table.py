@@ -24,7 +24,7 @@ from vitalake.lake.datasets.dataset import IDENTIFYING, SUBJECT, Column, Dataset
 from vitalake.lake.tables.dictionaries import without_unused
 from vitalake.lake.tables.digests import Damaged, damaged
 from vitalake.lake.tables.entry_digests import recorded_in_commit
-from vitalake.lake.tables.log import explained
+from vitalake.lake.tables.log import explained, read_transactions
 from vitalake.lake.tables.log_files import is_empty, is_hidden
 from vitalake.lake.tables.schema import APP, SchemaState, apply, check, conform, new_schema, open_delta, read_state
 from vitalake.lake.tables.sorting import in_no_order
@@ -96,6 +96,7 @@ class Table:
         self.storage = storage.child(self.name)
         self._commits = 0
         self._transactions: dict[str, int | None] = {}
+        self._all_transactions: dict[str, int] | None = None
         self._state: SchemaState | None = None
         self._last_state: tuple[str, SchemaState] | None = None
         self.delta = self._open()
@@ -155,6 +156,7 @@ class Table:
             return
         self._commits += 1
         self._transactions.clear()
+        self._all_transactions = None
         self._state = None
         if self._commits % REOPEN_AFTER == 0:
             self.delta = open_delta(self.storage)
@@ -179,6 +181,12 @@ class Table:
             except (OSError, DeltaError) as error:
                 raise explained(self.storage, error) from None
         return self._transactions[app_id]
+
+    def all_transactions(self) -> Mapping[str, int]:
+        """Return the version of every application's last transaction, as last refreshed."""
+        if self._all_transactions is None:
+            self._all_transactions = read_transactions(self.storage, self.delta.version())
+        return self._all_transactions
 
     def snapshot(self) -> Snapshot:
         """Return the files of the version that was last refreshed to."""
@@ -217,7 +225,7 @@ class Table:
             LakeError, ServiceUnavailable: the log cannot be read.
         """
         other = copy(self)
-        other._commits, other._transactions, other._state = 0, {}, None  # noqa: SLF001 - of this class
+        other._commits, other._transactions, other._all_transactions, other._state = 0, {}, None, None  # noqa: SLF001 - of this class
         other.delta = open_delta(self.storage)
         return other
 
