@@ -24,6 +24,7 @@ from pipelines.live import upkeep
 from pipelines.republish.mend import mend
 from pipelines.republish.republish import republish
 from tests.services import rewrite_process
+from tests.services.polls import LaneWithoutKafka
 from tests.services.test_rewrites import STRICTER, make_stricter, observed, opened, published, sound, stream
 from tests.unit.vitalake.lake.span_samples import of_before
 from vitalake import clock
@@ -541,24 +542,47 @@ def test_damaged_checkpoint_and_a_wrong_hint_are_named_and_set_aside(
 
 
 @pytest.mark.parametrize("name", TABLES)
-@pytest.mark.parametrize("behind", [0, 1])
+@pytest.mark.parametrize(("behind", "damage"), [(0, Path.unlink), (1, Path.unlink), (0, _empty)])
 def test_log_that_ends_with_a_checkpoint_goes_on_from_it(
-    home: Path, settings: Settings, capfd: pytest.CaptureFixture[str], name: str, behind: int
+    home: Path,
+    settings: Settings,
+    capfd: pytest.CaptureFixture[str],
+    name: str,
+    behind: int,
+    damage: Callable[[Path], None],
 ) -> None:
-    """It could be read, and nothing be committed any more; the repair ended with a traceback."""
-    lake = opened(settings)
-    (lake.spans.table if name == "spans" else lake.table(name)).delta.create_checkpoint()
+    """It could be read, and nothing be committed any more; the repair ended with a traceback, or waited for ever."""
+    table_of(opened(settings), name).delta.create_checkpoint()
     checkpoint = len(entries(settings, name)) - 1
     stream(home, range(3, 3 + behind), topic_id="more")
     rows = published(settings)
     for path in entries(settings, name)[checkpoint:]:
-        path.unlink()
+        damage(path)
     assert "log-damaged" in {finding["kind"] for finding in run(home, capfd, "lake", "verify", code=13)["findings"]}
     (log,) = run(home, capfd, "lake", "repair")["logs"]
     assert log["restored"] == [entry_name(checkpoint)]
     assert published(settings) == rows
     assert sound(settings)
     stream(home, range(4, 5), topic_id="after")
+    assert sound(settings)
+
+
+def test_span_that_was_decided_before_the_clock_was_set_back_is_added_again(
+    home: Path, settings: Settings, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its successor was added first, by its time, and so it counted as added; nothing brought it back."""
+    now, lane = clock.now_us(), LaneWithoutKafka(home, topic_id="back")
+    for number, hours in ((3, 0), (4, -1), (5, -30)):
+        monkeypatch.setattr(clock, "now_us", lambda at=now + hours * 3_600_000_000: at)
+        lane.send([(0, observed(number))], cut=True)
+    lane.lane.finish()
+    monkeypatch.undo()
+    rows = published(settings)
+    for name in ("published/observation", "restricted/observation"):
+        for path in entries(settings, name)[-3:]:
+            path.unlink()
+    run(home, capfd, "lake", "repair")
+    assert published(settings) == rows
     assert sound(settings)
 
 

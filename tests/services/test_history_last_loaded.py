@@ -8,6 +8,8 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import msgspec
+import pyarrow as pa
 import pytest
 
 import vitalake
@@ -20,6 +22,7 @@ from tests.services.waiting import until
 from vitalake.errors import LakeError
 from vitalake.lake.commits import spans
 from vitalake.lake.commits.spans import Superseded
+from vitalake.lake.commits.spans import to_row as spans_to_row
 from vitalake.settings import load_settings
 
 PATIENT = "P-1"
@@ -362,12 +365,34 @@ def test_versions_that_are_nothing_do_not_pass_the_gate_after_a_load_without(hom
         load_history(load_settings(homes.home), job)
 
 
-@pytest.mark.parametrize(("lost", "again"), [("last", True), ("last", False), ("claim", False), ("topic", False)])
-def test_a_repaired_log_knows_which_incarnation_was_loaded_last(homes: Homes, lost: str, again: bool) -> None:
+def _by_epochs(span: spans.Span) -> dict[str, int]:
+    """Return what a span of an earlier release left: the epoch in the place of the load."""
+    last = {f"last/{span.dataset}/{part.id.topic_id}": span.epoch for part in span.parts}
+    return {f"{span.job}/{span.shard}/epoch": span.epoch} | last
+
+
+def _without_load(span: spans.Span) -> pa.Table:
+    return spans_to_row(msgspec.structs.replace(span, load_us=0))
+
+
+@pytest.mark.parametrize(
+    ("lost", "again", "earlier"),
+    [
+        *(("last", True, False), ("last", False, False), ("claim", False, False), ("topic", False, False)),
+        *(("last", True, True), ("last", False, True)),
+    ],
+)
+def test_a_repaired_log_knows_which_incarnation_was_loaded_last(
+    homes: Homes, lost: str, again: bool, earlier: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It knew the one before, so the same rows were loaded again, and nothing of a text that came back."""
     first, second = (row(1, 10), row(2, 20)), (row(1, 11), row(2, 20))
-    homes.load("city", *first, more=incarnation("x"))
-    homes.load("city", *second, more=incarnation("y"))
+    with monkeypatch.context() as patched:
+        if earlier:
+            patched.setattr(spans, "left_by", _by_epochs)
+            patched.setattr(spans, "to_row", _without_load)
+        homes.load("city", *first, more=incarnation("x"))
+        homes.load("city", *second, more=incarnation("y"))
     log = homes.home / "lake" / "spans" / "_delta_log"
     path = max(path for path in log.glob("*.json") if f'"{lost}/' in path.read_text())
     path.write_bytes(path.read_bytes()[:-20] + b"x" * 20)

@@ -10,6 +10,7 @@ from functools import cached_property
 from vitalake.errors import SettingsError
 from vitalake.failpoints import failpoint
 from vitalake.lake.commits.format import Format, begin_format, check_readable, check_writable
+from vitalake.lake.commits.order import in_order
 from vitalake.lake.commits.spans import SEEN, PartId, Span, SpanConflict, SpanLog, Superseded, add_span
 from vitalake.lake.datasets.dataset import Dataset, table_form
 from vitalake.lake.datasets.declared import load_dataset, published_datasets, quarantine_datasets
@@ -196,7 +197,7 @@ class Lake:
         self._refuse_behind(parts)
         spans = self.spans.recent(parts, dataset=self.dataset.name, since_us=since_us)
         refreshed = set()
-        for span in spans:
+        for span in in_order(spans):
             for table in self._tables_of(span):
                 if table.name not in refreshed:
                     table.refresh()

@@ -18,6 +18,7 @@ from vitalake import clock
 from vitalake.errors import LakeError
 from vitalake.lake.commits.lake import Lake
 from vitalake.lake.commits.ledger import Chain
+from vitalake.lake.commits.order import in_order, missing_spans
 from vitalake.lake.commits.spans import Part, Span, add_span, begun_by, from_row, left_by, to_row
 from vitalake.lake.datasets.dataset import Dataset
 from vitalake.lake.maintenance.beginning import (
@@ -79,6 +80,7 @@ def make_readable(lake: Lake, *, progress: Callable[[str], None] | None = None) 
             # the whole table is published again.
             if not name.startswith("published/") and can_restore_first_entry(storage, problems):
                 _restore_beginning(storage, forms[name], problems, report)
+                Table(forms[name], lake.storage, zone=name.rpartition("/")[0]).record_checkpoint()
             else:
                 report.set_aside = set_damaged_aside(storage, problems)
             report.restored = restore_newest_entry(storage)
@@ -191,12 +193,13 @@ def _decide_again(lake: Lake, report: LogRepair, others: Iterable[str]) -> None:
     table.refresh()
     known = [*lake.spans.all_spans(), *(span for span, _ in decided)]
     decided += _filling([item for item in rows if not item[0].files], known)
-    decided.sort(key=lambda item: item[0].decided_us)
+    paths = {span.span_id: path for span, path in decided}
+    spans = in_order(span for span, _ in decided)
     begun: dict[str, int] = {}  # by the last job that read a topic: it can have taken it over
-    for span, _ in decided:
+    for span in spans:
         begun |= begun_by(span)
-    for span, path in decided:
-        _commit_row(table, span, path, begun)
+    for span in spans:
+        _commit_row(table, span, paths[span.span_id], begun)
         report.spans += 1
 
 
@@ -266,6 +269,8 @@ def _commit_row(table: Table, span: Span, path: str, begun: Mapping[str, int]) -
     else:
         files = table.stage(to_row(span), stem=span.span_id)
     ends = {app: end for app, end in span.transactions.items() if (table.transaction(app) or -1) < end}
+    if not span.load_us and span.kind == "stream":  # an earlier release took the epoch for it
+        span.load_us = span.epoch
     ends |= {app: max(table.transaction(app) or 0, number) for app, number in left_by(span).items()}
     # Lost with the entry by which the input was begun: without them nobody knows that it was.
     ends |= {app: begun[app] for app in begun_by(span) if table.transaction(app) is None}
@@ -283,7 +288,7 @@ def _add_again(lake: Lake, table: Table, report: LogRepair) -> None:
     positions of later spans would show for ever that it had been added.
     """
     table.refresh()
-    for span in lake.spans.all_spans():
+    for span in missing_spans(lake.spans.all_spans(), [table]):
         if add_span(span, table):
             report.spans += 1
             report.rows += sum(file.rows for file in span.files_of(table.name))

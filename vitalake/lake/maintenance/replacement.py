@@ -23,7 +23,8 @@ from vitalake.errors import LakeError
 from vitalake.failpoints import failpoint
 from vitalake.grouping import groups, row_count
 from vitalake.lake.commits.lake import Lake
-from vitalake.lake.commits.spans import Span, add_span
+from vitalake.lake.commits.order import in_order
+from vitalake.lake.commits.spans import Span, add_span, is_added
 from vitalake.lake.datasets.dataset import SUBJECT
 from vitalake.lake.maintenance.compaction import TARGET_ROWS, sort_keys
 from vitalake.lake.maintenance.journal import Job, Journal, Work
@@ -253,10 +254,12 @@ class _Run:
     def _settle(self, job: Job) -> _Totals:
         """Add what was decided under the older fence, as far as its files exist; return the totals of those spans."""
         totals = _Totals()
+        for span in in_order(span for span in self._spans() if span.fence < job.fence and self._lacking(span)):
+            for table in self._lacking(span):
+                add_span(span, table)
         for span in self._spans():
             if span.fence >= job.fence:
                 continue
-            self._settle_span(span)
             published = span.files_of(self._target.name)
             totals.published += sum(file.rows for file in published)
             totals.restricted += sum(file.rows for file in span.files_of(self._source.name))
@@ -278,12 +281,13 @@ class _Run:
     def _spans(self) -> Iterator[Span]:
         return (span for span in self._lake.spans.all_spans() if span.dataset == self._dataset)
 
-    def _settle_span(self, span: Span) -> None:
-        for table in (self._source, self._target, self._lake.quarantine):
-            files = span.files_of(table.name)
-            if table is self._target and not all(table.storage.exists(file.path) for file in files):
-                continue  # the published table was lost: there is nothing to add, it is made again
-            add_span(span, table)
+    def _lacking(self, span: Span) -> list[Table]:
+        """Return the tables that lack files of a span; not the published one if it was lost and is made again."""
+        tables = [self._source, self._target, self._lake.quarantine]
+        lacking = [table for table in tables if span.files_of(table.name) and not is_added(span, table)]
+        files = span.files_of(self._target.name)
+        there = self._target not in lacking or all(self._target.storage.exists(file.path) for file in files)
+        return [table for table in lacking if table is not self._target or there]
 
     def _older(self, table: Table, job: Job) -> list[StagedFile]:
         """Return the files of a table that were decided before the fence was raised, or made from such files."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -20,8 +20,9 @@ from deltalake.exceptions import CommitFailedError
 
 from vitalake import clock
 from vitalake.lake.commits.lake import Lake
+from vitalake.lake.commits.order import missing_spans
 from vitalake.lake.commits.seen import FOLDER
-from vitalake.lake.commits.spans import Span, SpanLog, add_span, is_added
+from vitalake.lake.commits.spans import SpanLog, add_span
 from vitalake.lake.maintenance.journal import JOB_LEASE_SECONDS, Job, Journal
 from vitalake.lake.maintenance.lock import abandon
 from vitalake.lake.maintenance.rewrite import is_locked, maintenance_app, rewrite_number
@@ -132,10 +133,8 @@ def roll_forward_all(lake: Lake) -> int:
         ServiceUnavailable: storage cannot be reached.
     """
     tables = [table for name, table in lake.present().items() if name != "spans"]
-    since, count = _first_day(_loose(tables)), 0
-    for span in lake.spans.all_spans(since=since):
-        count += any([add_span(span, table) for table in tables])
-    return count
+    spans = lake.spans.all_spans(since=_first_day(_loose(tables)))
+    return sum(any([add_span(span, table) for table in tables]) for span in missing_spans(spans, tables))
 
 
 def staged_spans(lake: Lake) -> set[str]:
@@ -299,14 +298,8 @@ def _dead_swaps(listed: Mapping[str, float], live: Collection[str], *, lease_sec
 def _roll_forward(lake: Lake, job: str, tables: Sequence[Table], since: str) -> int:
     """Add what fenced writers have decided and not added; a running writer adds its own spans."""
     count = 0
-    for span in list(_pending(lake, job, tables, since)):
+    spans = (span for span in lake.spans.all_spans(since=since) if span.job == job)
+    for span in missing_spans(spans, tables):
         if span.epoch < lake.spans.current_epoch(job=job, shard=span.shard):
             count += any([add_span(span, table) for table in tables])
     return count
-
-
-def _pending(lake: Lake, job: str, tables: Sequence[Table], since: str) -> Iterator[Span]:
-    """Yield the job's spans that some table lacks, oldest first."""
-    for span in lake.spans.all_spans(since=since):
-        if span.job == job and any(span.files_of(table.name) and not is_added(span, table) for table in tables):
-            yield span

@@ -11,7 +11,7 @@ from urllib.parse import unquote
 import msgspec
 
 from vitalake.lake.tables.digests import digest_of
-from vitalake.lake.tables.log_files import LogFiles, entry_name, list_log, read
+from vitalake.lake.tables.log_files import LogFiles, checkpoint_name, entry_name, list_log, read
 from vitalake.lake.tables.storage import Storage
 
 BEFORE = "vitalake.before"
@@ -62,7 +62,7 @@ def recorded_in_commit(
         txn: its transactions.
     """
     digests: dict[str, Any] = {"version": version}
-    for kind, name in (("entry", entry_name(version)), ("checkpoint", f"{version:020}.checkpoint.parquet")):
+    for kind, name in (("entry", entry_name(version)), ("checkpoint", checkpoint_name(version))):
         with suppress(OSError):  # most versions have no checkpoint
             if storage.local:
                 digests[kind] = digest_of(read(storage, name))
@@ -95,7 +95,7 @@ def contradicted(storage: Storage, files: LogFiles, base: int) -> Iterator[LogPr
             continue  # nor is what it says of the entry before it
         digests = recorded.get(BEFORE, {})
         entry = digests.get("version", -1)
-        for kind, other in (("entry", entry_name(entry)), ("checkpoint", f"{entry:020}.checkpoint.parquet")):
+        for kind, other in (("entry", entry_name(entry)), ("checkpoint", checkpoint_name(entry))):
             needed = entry > base if kind == "entry" else entry == base
             with suppress(OSError):
                 if not needed or kind not in digests:

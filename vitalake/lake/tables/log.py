@@ -24,7 +24,7 @@ from vitalake.lake.tables.entry_digests import LogProblem, contradicted
 from vitalake.lake.tables.log_files import LAST, LOG, LogFiles, entry_name, has_lost_its_log, is_there, list_log, read
 from vitalake.lake.tables.storage import Storage
 
-NOTHING_TO_FOLLOW = "an entry is missing: its checkpoint has what it said, but no commit can follow it"
+NOTHING_TO_FOLLOW = "the newest entry is gone: its checkpoint has what it said, but no commit can follow it"
 
 _ACTIONS = {"add", "remove", "txn", "metaData", "protocol", "commitInfo", "cdc", "domainMetadata", "sidecar"}
 
@@ -85,7 +85,7 @@ def examine(storage: Storage) -> list[LogProblem]:
     newest = max([*files.entries, base])
     if newest < 0:
         return problems + [LogProblem("", "it is gone", 0)] * has_lost_its_log(storage)
-    if newest == base and base not in files.entries:
+    if newest == base and (base not in files.entries or _torn(storage, files.entries[base])):
         problems.append(LogProblem(entry_name(base), NOTHING_TO_FOLLOW))
     for version in range(base + 1, newest + 1):
         name = files.entries.get(version)

@@ -84,6 +84,20 @@ def read(storage: Storage, name: str) -> bytes:
         return bytes(source.read())
 
 
+def checkpoint_name(version: int) -> str:
+    """Return the name of a checkpoint's file, as delta-rs writes it."""
+    return f"{version:020}.checkpoint.parquet"
+
+
+def is_checkpointed(storage: Storage, version: int) -> bool:
+    """Return whether there is a checkpoint of a version or, if others have committed meanwhile, of a later one."""
+    while os.path.exists(f"{storage.root}/{LOG}/{entry_name(version)}"):
+        if os.path.exists(f"{storage.root}/{LOG}/{checkpoint_name(version)}"):
+            return True
+        version += 1
+    return False
+
+
 def is_hidden(storage: Storage, version: int) -> bool:
     """Return whether something that is not a file has the name of the entry after a version; only for local storage.
 

@@ -102,13 +102,15 @@ def open_delta(storage: Storage) -> DeltaTable:
         Damaged: its log cannot be read.
         ServiceUnavailable: storage cannot be reached.
     """
+    if is_contradicted(storage):  # asked first: delta-rs panics over some damaged checkpoints
+        raise explained(storage, DeltaError())
     try:
         delta = _opened(storage)
     except TableNotFoundError:
         raise
     except (OSError, DeltaError) as error:
         raise explained(storage, error) from None
-    if is_empty(storage, delta.version()) or is_hidden(storage, delta.version()) or is_contradicted(storage):
+    if is_empty(storage, delta.version()) or is_hidden(storage, delta.version()):
         raise explained(storage, DeltaError())
     return delta
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,13 +20,13 @@ from deltalake.transaction import AddAction, RemoveAction
 
 from vitalake import clock
 from vitalake.causes import cause_of
-from vitalake.errors import LakeError, ServiceUnavailable
+from vitalake.errors import LakeError, ServiceUnavailable, VitaLakeError
 from vitalake.lake.datasets.dataset import IDENTIFYING, SUBJECT, Column, Dataset
 from vitalake.lake.tables.dictionaries import without_unused
 from vitalake.lake.tables.digests import Damaged, damaged
 from vitalake.lake.tables.entry_digests import recorded_in_commit
 from vitalake.lake.tables.log import explained, read_transactions
-from vitalake.lake.tables.log_files import is_empty, is_hidden
+from vitalake.lake.tables.log_files import is_checkpointed, is_empty, is_hidden
 from vitalake.lake.tables.schema import APP, SchemaState, apply, check, conform, new_schema, open_delta, read_state
 from vitalake.lake.tables.sorting import in_no_order
 from vitalake.lake.tables.storage import Storage
@@ -374,6 +375,17 @@ class Table:
                 create_checkpoint=True, cleanup_expired_logs=version % CLEAN_UP_EVERY == 0
             ),
         )
+        if self.storage.local and is_checkpointed(self.storage, version + 1):
+            self.record_checkpoint()
+
+    def record_checkpoint(self) -> None:
+        """Commit an empty entry after a checkpoint: until an entry has its digest, nobody notices that it is damaged.
+
+        A failure is that of no commit: the next one records the digest.
+        """
+        with suppress(CommitFailedError, OSError, DeltaError, VitaLakeError):
+            self.refresh()
+            self.commit(transactions={}, retries=0)
 
     def _partition_of(self, file: StagedFile) -> dict[str, str | None]:
         return {"day": file.day} if self.dataset.day_of else {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from random import Random
 from typing import Any, Literal
 
 import pyarrow as pa
@@ -13,6 +14,7 @@ from deltalake.exceptions import CommitFailedError, DeltaError
 from tests.unit.vitalake.lake.span_samples import observations, open_lake
 from vitalake.errors import InputError, ServiceUnavailable
 from vitalake.lake.datasets.declared import load_dataset
+from vitalake.lake.tables.digests import Damaged
 from vitalake.lake.tables.storage import open_storage
 from vitalake.lake.tables.table import Table
 
@@ -102,6 +104,24 @@ def test_stale_object_looks_again_and_finds_that_it_is_done(tmp_path: Path) -> N
     assert append(first, 0, 3) is True
     assert append(second, 0, 3) is False
     assert rows(tmp_path) == [0, 1, 2]
+
+
+def test_damage_of_a_checkpoint_is_found_before_anything_is_committed_after_it(tmp_path: Path) -> None:
+    """No entry had its digest until the next commit: other files were read, or none."""
+    table = open_table(tmp_path)
+    log, count = Path(table.storage.root, "_delta_log"), 0
+    while not (found := list(log.glob("*.checkpoint.parquet"))):
+        append(table, count, count := count + 1)
+    whole, random = found[0].read_bytes(), Random(1)
+    for _ in range(200):
+        flipped = bytearray(whole)
+        flipped[random.randrange(len(whole))] ^= 1 << random.randrange(8)
+        found[0].write_bytes(flipped)
+        with pytest.raises(Damaged, match="The log of a table is damaged"):
+            open_table(tmp_path)
+    found[0].write_bytes(whole)
+    assert rows(tmp_path) == list(range(count))
+    append(open_table(tmp_path), count, count + 1)
 
 
 def test_writers_of_other_positions_do_not_stop_each_other(tmp_path: Path) -> None:
