@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -162,11 +163,19 @@ def _not_sound(settings: Settings, done: Repair) -> list[str]:
     lake = Home(settings).lake()
     errors = [finding for finding in verify(lake, content=False) if finding.severity == "error"]
     others = [f for f in errors if not any(f.where == n or f.where.startswith((f"{n}/", f"{n},")) for n in named)]
-    left = [f"{finding.where}: {finding.kind}, {finding.detail}" for finding in others]
+    left = [f"{finding.where}: {finding.kind}, {finding.detail}{_made_again_by(finding.where)}" for finding in others]
     spans = lake.spans.table
     if any(finding.kind in _OF_SPANS for finding in others) or (others and spans.transaction(lost_app(spans))):
         left.append("spans: some decided spans are missing; restore the spans table's files from a back-up")
     return left
+
+
+def _made_again_by(where: str) -> str:
+    """Return, of a published table, the command that makes it again; empty for other tables."""
+    zone, _, rest = where.partition("/")
+    dataset = re.match("[a-z_]*", rest)
+    command = f"vitalake lake rebuild published --dataset {dataset[0]}" if dataset else ""
+    return f"; to make it again from the restricted zone, run '{command}'" if zone == "published" else ""
 
 
 def open_published(settings: Settings, dataset: str) -> list[str]:

@@ -586,6 +586,34 @@ def test_span_that_was_decided_before_the_clock_was_set_back_is_added_again(
     assert sound(settings)
 
 
+def test_fence_that_a_log_has_lost_is_never_raised_to_the_same_height_again(
+    home: Path, settings: Settings, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Rows that were decided under it counted as newer than the next republish, and were published by earlier rules."""
+    republish(settings, "observation", keep_replaced=True)
+    stream(home, range(3, 4), topic_id="more")
+    _torn(next(path for path in entries(settings, "spans") if b"fence/" in path.read_bytes()))
+    run(home, capfd, "lake", "repair")
+    assert sound(settings)
+    rule = STRICTER.partition("  - id: test-months")[0]
+    (settings.path(settings.governance) / "test.yaml").write_text(rule)
+    republish(settings, "observation")
+    assert set(opened(settings).published.scan()["encounter_id"].to_pylist()) == {None}
+    assert sound(settings)
+
+
+def test_repair_of_a_log_that_cannot_be_written_says_so(
+    home: Path, settings: Settings, capfd: pytest.CaptureFixture[str]
+) -> None:
+    log = Path(settings.lake_uri, "spans", "_delta_log")
+    _torn(entries(settings, "spans")[-1])
+    (log.parent / "_damaged").write_bytes(b"")  # in the place of the folder to which files are moved
+    run(home, capfd, "lake", "repair", code=14)
+    (log.parent / "_damaged").unlink()
+    run(home, capfd, "lake", "repair")
+    assert sound(settings)
+
+
 # -- SQLite ------------------------------------------------------------------------------------------------------
 
 

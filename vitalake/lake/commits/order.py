@@ -28,6 +28,8 @@ def in_order(spans: Iterable[Span]) -> list[Span]:
     for number, span in enumerate(by_time):
         for part in span.parts:
             start = -1 if part.start is None else part.start
+            if start == part.end:  # the end of a partition: it has no files
+                continue
             stretches.setdefault(part.id.app_id(span.dataset), []).append((start, part.end, number))
     order = TopologicalSorter[int]({number: () for number in range(len(by_time))})
     for of_partition in stretches.values():

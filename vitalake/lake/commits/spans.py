@@ -507,6 +507,11 @@ def _fence_app(dataset: str) -> str:
     return f"fence/{dataset}"
 
 
+def is_counter(app: str) -> bool:
+    """Return whether a transaction of the spans table is an epoch or a fence, which only ever grow by one."""
+    return app.startswith(_fence_app("")) or app.endswith("/epoch")
+
+
 def _epoch_app(span: Span) -> str:
     return f"{span.job}/{span.shard}/epoch"
 
@@ -516,6 +521,11 @@ def left_by(span: Span) -> dict[str, int]:
     topic_ids = {part.id.topic_id for part in span.parts} if span.load_us else set()
     loads = {_last_app(span.dataset, topic_id): span.load_us for topic_id in sorted(topic_ids)}
     return {_epoch_app(span): span.epoch} | loads
+
+
+def fence_of(span: Span) -> dict[str, int]:
+    """Return the transaction of the fence that a span was decided under, if it was raised by then."""
+    return {_fence_app(span.dataset): span.fence} if span.fence else {}
 
 
 def begun_by(span: Span) -> dict[str, int]:

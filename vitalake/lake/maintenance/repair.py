@@ -15,11 +15,12 @@ import pyarrow as pa
 from deltalake.exceptions import DeltaError
 
 from vitalake import clock
+from vitalake.causes import unavailable
 from vitalake.errors import LakeError
 from vitalake.lake.commits.lake import Lake
 from vitalake.lake.commits.ledger import Chain
 from vitalake.lake.commits.order import in_order, missing_spans
-from vitalake.lake.commits.spans import Part, Span, add_span, begun_by, from_row, left_by, to_row
+from vitalake.lake.commits.spans import Part, Span, add_span, begun_by, fence_of, from_row, is_counter, left_by, to_row
 from vitalake.lake.datasets.dataset import Dataset
 from vitalake.lake.maintenance.beginning import (
     can_restore_first_entry,
@@ -86,8 +87,16 @@ def make_readable(lake: Lake, *, progress: Callable[[str], None] | None = None) 
             report.restored = restore_newest_entry(storage)
         except Damaged as error:
             report.left, report.lost = str(error), True
+        except OSError as error:
+            raise unavailable(
+                error,
+                "The log of a table cannot be repaired",
+                where=f"{name}/{LOG}",
+                remedy="Check its permissions and the disk, then run 'vitalake lake repair' again.",
+            ) from None
     if not done["spans"].lost:
         _decide_again(lake, done["spans"], _readable(done))
+        _raise_what_counts(lake, len(done["spans"].set_aside))
     return done
 
 
@@ -203,6 +212,29 @@ def _decide_again(lake: Lake, report: LogRepair, others: Iterable[str]) -> None:
         report.spans += 1
 
 
+def _raise_what_counts(lake: Lake, lost: int) -> None:
+    """Raise fences and epochs to where they have been at most, so that none is begun a second time.
+
+    A span names the fence that it was decided under. With a fence that was begun twice, it would pass as newer than a
+    republish that came after it, and keep the rows of earlier rules.
+
+    Args:
+        lake: the logs can be read.
+        lost: how many files of the spans' log were set aside: each can have raised one of them.
+    """
+    table = lake.spans.table
+    table.refresh()
+    found = {app: number for app, number in table.all_transactions().items() if is_counter(app)}
+    highest = dict(found)
+    for span in lake.spans.all_spans():
+        for app, number in (fence_of(span) | left_by(span)).items():
+            if is_counter(app):
+                highest[app] = max(highest.get(app, 0), number)
+    raised = {app: number + lost for app, number in highest.items() if number + lost > found.get(app, 0)}
+    if raised:
+        _commit(table, raised)
+
+
 def _loose_rows(table: Table) -> list[tuple[Span, str]]:
     """Return the spans that the table lacks and whose rows lie in files beside it, each with the path of its own file.
 
@@ -276,7 +308,14 @@ def _commit_row(table: Table, span: Span, path: str, begun: Mapping[str, int]) -
     ends |= {app: begun[app] for app in begun_by(span) if table.transaction(app) is None}
     if lost := table.transaction(lost_app(table)):  # it was left out as lost, and is back
         ends[lost_app(table)] = lost - 1
-    table.commit(add=files, transactions=ends)
+    _commit(table, ends, files)
+
+
+def _commit(table: Table, transactions: Mapping[str, int], files: Sequence[StagedFile] = ()) -> None:
+    try:
+        table.commit(add=files, transactions=transactions)
+    except (OSError, DeltaError) as error:
+        raise explained(table.storage, error, "Table cannot be committed") from None
     table.refresh()
 
 

@@ -143,6 +143,7 @@ def _check_spans(
     # Rewrites that drop or add rows record the difference in a transaction: it counts as added here.
     added, complete = {table.name: table.transaction(rows_app(table)) or 0 for table in tables}, True
     ends: dict[str, str] = {}
+    fences: dict[str, int] = {}
     ledger, lost = Ledger(), dict[str, int]()
     for day in reversed(lake.spans.days()):
         report(f"spans of {day}")
@@ -156,6 +157,7 @@ def _check_spans(
             continue
         for span in spans:
             ends |= {part.id.app_id(span.dataset): str(part.id) for part in span.parts}
+            fences[span.dataset] = max(fences.get(span.dataset, 0), span.fence)
             ledger.add(span)
             for file in span.files:
                 if file.table not in known:
@@ -166,6 +168,9 @@ def _check_spans(
                     added[table.name] += sum(file.rows for file in span.files_of(table.name))
                 else:
                     yield from _check_pending(span, table)
+    for dataset, fence in sorted(fences.items()):
+        if fence > lake.spans.fence(dataset):
+            yield Finding("positions-behind", f"spans, fence of {dataset}", "spans are ahead: an entry is lost")
     for name, rows in sorted(lost.items()):
         yield Finding("table-missing", name, f"{rows:,} rows were added to it by spans, and its folder is gone")
     for problem in ledger.problems if complete else ():

@@ -17,6 +17,9 @@ from vitalake.lake.tables.storage import Storage
 BEFORE = "vitalake.before"
 """In an entry's commitInfo: the digest of the entry before it."""
 
+OF = "checkpoint_version"
+"""Beside the digest of a checkpoint: its version, which can be lower than that of the entry before."""
+
 OWN = "vitalake.own"
 """In an entry's commitInfo: the digest of its own actions. No later entry has recorded that of the newest one yet."""
 
@@ -46,9 +49,9 @@ _DIGESTED = {
 
 def recorded_in_commit(
     storage: Storage, version: int, *, add: Iterable[tuple[Any, ...]], remove: Iterable[tuple[Any, ...]],
-    txn: Iterable[tuple[str, int]],
+    txn: Iterable[tuple[str, int]], checkpoint: int = -1,
 ) -> dict[str, Any]:  # fmt: skip
-    """Return the digests that a commit records: of its own actions, of the entry before it, of the checkpoint there.
+    """Return the digests that a commit records: of its own actions, of the entry before it, and of a checkpoint.
 
     An entry has no checksum: if a digit of a position flips, the result is another position. Its own digest covers what
     delta-rs was given. What delta-rs adds is covered by the next entry, for local storage only; object storage keeps
@@ -60,12 +63,15 @@ def recorded_in_commit(
         add: the fields of its add actions, in the order of ``_DIGESTED``.
         remove: the same of its remove actions.
         txn: its transactions.
+        checkpoint: version of a checkpoint that is to be recorded; below 0: none is.
     """
     digests: dict[str, Any] = {"version": version}
-    for kind, name in (("entry", entry_name(version)), ("checkpoint", checkpoint_name(version))):
-        with suppress(OSError):  # most versions have no checkpoint
-            if storage.local:
-                digests[kind] = digest_of(read(storage, name))
+    if storage.local:
+        with suppress(OSError):  # deleted, or unreadable, which other checks report
+            digests["entry"] = digest_of(read(storage, entry_name(version)))
+        with suppress(OSError):
+            if checkpoint >= 0:
+                digests |= {"checkpoint": digest_of(read(storage, checkpoint_name(checkpoint))), OF: checkpoint}
     recorded: dict[str, Any] = {BEFORE: digests} if len(digests) > 1 else {}
     actions = [(kind, *fields) for kind, some in (("add", add), ("remove", remove), ("txn", txn)) for fields in some]
     return recorded | {OWN: _own_digest(actions, recorded)}
@@ -95,8 +101,9 @@ def contradicted(storage: Storage, files: LogFiles, base: int) -> Iterator[LogPr
             continue  # nor is what it says of the entry before it
         digests = recorded.get(BEFORE, {})
         entry = digests.get("version", -1)
-        for kind, other in (("entry", entry_name(entry)), ("checkpoint", checkpoint_name(entry))):
-            needed = entry > base if kind == "entry" else entry == base
+        checkpoint = digests.get(OF, entry)  # earlier releases recorded only one of that version
+        for kind, other in (("entry", entry_name(entry)), ("checkpoint", checkpoint_name(checkpoint))):
+            needed = entry > base if kind == "entry" else checkpoint == base
             with suppress(OSError):
                 if not needed or kind not in digests:
                     continue

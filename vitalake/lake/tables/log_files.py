@@ -7,7 +7,9 @@ import re
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import pyarrow.fs as pafs
 
 from vitalake.lake.tables.storage import Storage
@@ -89,13 +91,13 @@ def checkpoint_name(version: int) -> str:
     return f"{version:020}.checkpoint.parquet"
 
 
-def is_checkpointed(storage: Storage, version: int) -> bool:
-    """Return whether there is a checkpoint of a version or, if others have committed meanwhile, of a later one."""
-    while os.path.exists(f"{storage.root}/{LOG}/{entry_name(version)}"):
-        if os.path.exists(f"{storage.root}/{LOG}/{checkpoint_name(version)}"):
-            return True
-        version += 1
-    return False
+def newest_checkpoint(storage: Storage) -> int:
+    """Return the version of the checkpoint that the log names as its newest; -1: it names none. For local storage."""
+    try:
+        content = read(storage, LAST) if storage.local else b"{}"
+        return msgspec.json.decode(content, type=dict[str, Any]).get("version", -1)
+    except (OSError, msgspec.MsgspecError, UnicodeDecodeError):  # there is none, or it is damaged, which others report
+        return -1
 
 
 def is_hidden(storage: Storage, version: int) -> bool:

@@ -26,7 +26,7 @@ from vitalake.lake.tables.dictionaries import without_unused
 from vitalake.lake.tables.digests import Damaged, damaged
 from vitalake.lake.tables.entry_digests import recorded_in_commit
 from vitalake.lake.tables.log import explained, read_transactions
-from vitalake.lake.tables.log_files import is_checkpointed, is_empty, is_hidden
+from vitalake.lake.tables.log_files import is_empty, is_hidden, newest_checkpoint
 from vitalake.lake.tables.schema import APP, SchemaState, apply, check, conform, new_schema, open_delta, read_state
 from vitalake.lake.tables.sorting import in_no_order
 from vitalake.lake.tables.storage import Storage
@@ -98,6 +98,7 @@ class Table:
         self._commits = 0
         self._transactions: dict[str, int | None] = {}
         self._all_transactions: dict[str, int] | None = None
+        self._recorded_checkpoint = -1  # the newest of which an entry of this object has the digest
         self._state: SchemaState | None = None
         self._last_state: tuple[str, SchemaState] | None = None
         self.delta = self._open()
@@ -348,6 +349,7 @@ class Table:
             CommitFailedError: another commit conflicts, or the object is stale: refresh and plan again.
         """
         milliseconds, version = clock.now_us() // 1000, self.delta.version()
+        checkpoint = newest_checkpoint(self.storage)
         adds = [
             (
                 *(file.path, file.size, self._partition_of(file), milliseconds, data_change),
@@ -368,24 +370,30 @@ class Table:
                 app_transactions=[Transaction(app, number) for app, number in transactions.items()],
                 max_commit_retries=retries,
                 custom_metadata=recorded_in_commit(
-                    self.storage, version, add=adds, remove=removes, txn=transactions.items()
+                    self.storage,
+                    version,
+                    add=adds,
+                    remove=removes,
+                    txn=transactions.items(),
+                    checkpoint=checkpoint if checkpoint > self._recorded_checkpoint else -1,
                 ),
             ),
             post_commithook_properties=PostCommitHookProperties(
                 create_checkpoint=True, cleanup_expired_logs=version % CLEAN_UP_EVERY == 0
             ),
         )
-        if self.storage.local and is_checkpointed(self.storage, version + 1):
+        self._recorded_checkpoint = checkpoint
+        if newest_checkpoint(self.storage) > checkpoint:
             self.record_checkpoint()
 
     def record_checkpoint(self) -> None:
         """Commit an empty entry after a checkpoint: until an entry has its digest, nobody notices that it is damaged.
 
-        A failure is that of no commit: the next one records the digest.
+        A failure is that of no commit: the next one of any process records the digest.
         """
         with suppress(CommitFailedError, OSError, DeltaError, VitaLakeError):
             self.refresh()
-            self.commit(transactions={}, retries=0)
+            self.commit(transactions={})
 
     def _partition_of(self, file: StagedFile) -> dict[str, str | None]:
         return {"day": file.day} if self.dataset.day_of else {}

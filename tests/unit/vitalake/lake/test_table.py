@@ -7,6 +7,7 @@ from random import Random
 from typing import Any, Literal
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from deltalake import DeltaTable
 from deltalake.exceptions import CommitFailedError, DeltaError
@@ -122,6 +123,20 @@ def test_damage_of_a_checkpoint_is_found_before_anything_is_committed_after_it(t
     found[0].write_bytes(whole)
     assert rows(tmp_path) == list(range(count))
     append(open_table(tmp_path), count, count + 1)
+
+
+def test_checkpoint_is_recorded_though_others_have_committed_meanwhile(tmp_path: Path) -> None:
+    """Its digest was that of the newest version's checkpoint only, and the one try to record it was lost in a race."""
+    table, other = open_table(tmp_path), open_table(tmp_path)
+    table.delta.create_checkpoint()
+    checkpoint = Path(table.storage.root, "_delta_log", "00000000000000000000.checkpoint.parquet")
+    for number in range(3):
+        append(other, number, number + 1, app="other")
+    append(table, 0, 1)
+    actions = pq.read_table(checkpoint)
+    pq.write_table(actions.slice(0, actions.num_rows - 1), checkpoint)
+    with pytest.raises(Damaged, match="not what was written"):
+        open_table(tmp_path)
 
 
 def test_writers_of_other_positions_do_not_stop_each_other(tmp_path: Path) -> None:
