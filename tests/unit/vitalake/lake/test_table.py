@@ -128,10 +128,10 @@ def test_damage_of_a_checkpoint_is_found_before_anything_is_committed_after_it(t
 def test_checkpoint_is_recorded_though_others_have_committed_meanwhile(tmp_path: Path) -> None:
     """Its digest was that of the newest version's checkpoint only, and the one try to record it was lost in a race."""
     table, other = open_table(tmp_path), open_table(tmp_path)
-    table.delta.create_checkpoint()
-    checkpoint = Path(table.storage.root, "_delta_log", "00000000000000000000.checkpoint.parquet")
     for number in range(3):
         append(other, number, number + 1, app="other")
+    table.delta.create_checkpoint()  # of the version that this object has
+    checkpoint = Path(table.storage.root, "_delta_log", "00000000000000000000.checkpoint.parquet")
     append(table, 0, 1)
     actions = pq.read_table(checkpoint)
     pq.write_table(actions.slice(0, actions.num_rows - 1), checkpoint)
