@@ -592,8 +592,13 @@ def test_fence_that_a_log_has_lost_is_never_raised_to_the_same_height_again(
     """Rows that were decided under it counted as newer than the next republish, and were published by earlier rules."""
     republish(settings, "observation", keep_replaced=True)
     stream(home, range(3, 4), topic_id="more")
+    height = opened(settings).spans.raise_fence("observation")
     _torn(next(path for path in entries(settings, "spans") if b"fence/" in path.read_bytes()))
     run(home, capfd, "lake", "repair")
+    repaired = opened(settings).spans.fence("observation")
+    assert repaired >= height
+    run(home, capfd, "lake", "repair")
+    assert opened(settings).spans.fence("observation") == repaired, "once"
     assert sound(settings)
     rule = STRICTER.partition("  - id: test-months")[0]
     (settings.path(settings.governance) / "test.yaml").write_text(rule)

@@ -33,9 +33,12 @@ from vitalake.lake.maintenance.vacuum import kept_files, span_id_of
 from vitalake.lake.tables.digests import Damaged
 from vitalake.lake.tables.entry_digests import LogProblem
 from vitalake.lake.tables.log import examine, explained
-from vitalake.lake.tables.log_files import LAST, LOG, SET_ASIDE, STAMP, list_log
+from vitalake.lake.tables.log_files import LAST, LOG, SET_ASIDE, STAMP, cuts, list_log
 from vitalake.lake.tables.storage import Storage
 from vitalake.lake.tables.table import StagedFile, Table
+
+CUT = "cut"
+"""The application whose transaction in the spans table keeps for how many lost entries its counters were raised."""
 
 
 @dataclass(slots=True)
@@ -96,7 +99,6 @@ def make_readable(lake: Lake, *, progress: Callable[[str], None] | None = None) 
             ) from None
     if not done["spans"].lost:
         _decide_again(lake, done["spans"], _readable(done))
-        _raise_what_counts(lake, len(done["spans"].set_aside))
     return done
 
 
@@ -115,6 +117,7 @@ def add_missing_spans(lake: Lake, done: dict[str, LogRepair]) -> None:
     Raises:
         LakeError, ServiceUnavailable: a commit failed.
     """
+    _raise_what_counts(lake)
     for name in _readable(done):
         try:
             _add_again(lake, lake.table(name), done[name])
@@ -212,18 +215,17 @@ def _decide_again(lake: Lake, report: LogRepair, others: Iterable[str]) -> None:
         report.spans += 1
 
 
-def _raise_what_counts(lake: Lake, lost: int) -> None:
+def _raise_what_counts(lake: Lake) -> None:
     """Raise fences and epochs to where they have been at most, so that none is begun a second time.
 
     A span names the fence that it was decided under. With a fence that was begun twice, it would pass as newer than a
-    republish that came after it, and keep the rows of earlier rules.
-
-    Args:
-        lake: the logs can be read.
-        lost: how many files of the spans' log were set aside: each can have raised one of them.
+    republish that came after it, and keep the rows of earlier rules. Each entry that a repair has set aside can have
+    raised one of them; a transaction keeps for how many of them this was done.
     """
     table = lake.spans.table
     table.refresh()
+    cut = len(cuts(table.storage))
+    lost = max(0, cut - (table.transaction(CUT) or 0))
     found = {app: number for app, number in table.all_transactions().items() if is_counter(app)}
     highest = dict(found)
     for span in lake.spans.all_spans():
@@ -231,8 +233,8 @@ def _raise_what_counts(lake: Lake, lost: int) -> None:
             if is_counter(app):
                 highest[app] = max(highest.get(app, 0), number)
     raised = {app: number + lost for app, number in highest.items() if number + lost > found.get(app, 0)}
-    if raised:
-        _commit(table, raised)
+    if raised or lost:
+        _commit(table, raised | {CUT: cut})
 
 
 def _loose_rows(table: Table) -> list[tuple[Span, str]]:
