@@ -13,6 +13,7 @@ import msgspec
 import pyarrow as pa
 from deltalake.exceptions import CommitFailedError, DeltaError
 
+from vitalake import clock
 from vitalake.errors import InputError, LakeError, ServiceUnavailable
 from vitalake.failpoints import failpoint
 from vitalake.lake.commits.format import begin_format, check_readable, check_writable
@@ -310,12 +311,15 @@ class SpanLog:
         return self.table.transaction(f"{job}/{shard}/epoch") or 0
 
     def fence(self, dataset: str) -> int:
-        """Return how often the dataset's fence was raised."""
+        """Return the height of the dataset's fence; 0: it was never raised."""
         self.table.refresh()
         return self.table.transaction(_fence_app(dataset)) or 0
 
     def raise_fence(self, dataset: str) -> int:
-        """Raise the dataset's fence and return its new number.
+        """Raise the dataset's fence and return its new height: the time in microseconds, but higher than before.
+
+        A repair can lose the entry of a raised fence. A height that counted how often it was raised would be reached
+        twice, and what was made under the lost one would pass as newer than a republish that came after it.
 
         A lane makes rows with the keys, rules and associations that it read when it opened. When these change so that
         rows made before must not be decided any more (a patient is erased, a rule is stricter), the fence is raised:
@@ -326,7 +330,7 @@ class SpanLog:
         """
         app = _fence_app(dataset)
         for _ in range(50):
-            height = self.fence(dataset) + 1
+            height = max(self.fence(dataset) + 1, clock.now_us())
             try:
                 self.table.commit(transactions={app: height})
             except CommitFailedError:
@@ -505,11 +509,6 @@ class SpanLog:
 
 def _fence_app(dataset: str) -> str:
     return f"fence/{dataset}"
-
-
-def is_counter(app: str) -> bool:
-    """Return whether a transaction of the spans table is an epoch or a fence, which only ever grow by one."""
-    return app.startswith(_fence_app("")) or app.endswith("/epoch")
 
 
 def _epoch_app(span: Span) -> str:

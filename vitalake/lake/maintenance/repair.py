@@ -20,7 +20,7 @@ from vitalake.errors import LakeError
 from vitalake.lake.commits.lake import Lake
 from vitalake.lake.commits.ledger import Chain
 from vitalake.lake.commits.order import in_order, missing_spans
-from vitalake.lake.commits.spans import Part, Span, add_span, begun_by, fence_of, from_row, is_counter, left_by, to_row
+from vitalake.lake.commits.spans import Part, Span, add_span, begun_by, fence_of, from_row, left_by, to_row
 from vitalake.lake.datasets.dataset import Dataset
 from vitalake.lake.maintenance.beginning import (
     can_restore_first_entry,
@@ -33,12 +33,9 @@ from vitalake.lake.maintenance.vacuum import kept_files, span_id_of
 from vitalake.lake.tables.digests import Damaged
 from vitalake.lake.tables.entry_digests import LogProblem
 from vitalake.lake.tables.log import examine, explained
-from vitalake.lake.tables.log_files import LAST, LOG, SET_ASIDE, STAMP, cuts, list_log
+from vitalake.lake.tables.log_files import LAST, LOG, SET_ASIDE, STAMP, list_log
 from vitalake.lake.tables.storage import Storage
 from vitalake.lake.tables.table import StagedFile, Table
-
-CUT = "cut"
-"""The application whose transaction in the spans table keeps for how many lost entries its counters were raised."""
 
 
 @dataclass(slots=True)
@@ -117,7 +114,7 @@ def add_missing_spans(lake: Lake, done: dict[str, LogRepair]) -> None:
     Raises:
         LakeError, ServiceUnavailable: a commit failed.
     """
-    _raise_what_counts(lake)
+    _restore_fences(lake)
     for name in _readable(done):
         try:
             _add_again(lake, lake.table(name), done[name])
@@ -215,26 +212,16 @@ def _decide_again(lake: Lake, report: LogRepair, others: Iterable[str]) -> None:
         report.spans += 1
 
 
-def _raise_what_counts(lake: Lake) -> None:
-    """Raise fences and epochs to where they have been at most, so that none is begun a second time.
-
-    A span names the fence that it was decided under. With a fence that was begun twice, it would pass as newer than a
-    republish that came after it, and keep the rows of earlier rules. Each entry that a repair has set aside can have
-    raised one of them; a transaction keeps for how many of them this was done.
-    """
-    table = lake.spans.table
-    table.refresh()
-    cut = len(cuts(table.storage))
-    lost = max(0, cut - (table.transaction(CUT) or 0))
-    found = {app: number for app, number in table.all_transactions().items() if is_counter(app)}
-    highest = dict(found)
+def _restore_fences(lake: Lake) -> None:
+    """Raise each dataset's fence to where it was when the last of its spans was decided, if the log has lost that."""
+    table, highest = lake.spans.table, dict[str, int]()
     for span in lake.spans.all_spans():
-        for app, number in (fence_of(span) | left_by(span)).items():
-            if is_counter(app):
-                highest[app] = max(highest.get(app, 0), number)
-    raised = {app: number + lost for app, number in highest.items() if number + lost > found.get(app, 0)}
-    if raised or lost:
-        _commit(table, raised | {CUT: cut})
+        for app, height in fence_of(span).items():
+            highest[app] = max(highest.get(app, 0), height)
+    table.refresh()
+    lost = {app: height for app, height in highest.items() if height > (table.transaction(app) or 0)}
+    if lost:
+        _commit(table, lost)
 
 
 def _loose_rows(table: Table) -> list[tuple[Span, str]]:

@@ -113,7 +113,7 @@ def _hint_problems(storage: Storage, files: LogFiles) -> Iterator[LogProblem]:
     except OSError as error:
         yield LogProblem(LAST, f"it cannot be read ({cause_of(error)})")
         return
-    if version not in files.checkpoints:
+    if not isinstance(version, int) or version not in files.checkpoints:
         yield LogProblem(LAST, "it names a checkpoint that is missing")
 
 

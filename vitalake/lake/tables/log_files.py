@@ -95,7 +95,8 @@ def newest_checkpoint(storage: Storage) -> int:
     """Return the version of the checkpoint that the log names as its newest; -1: it names none. For local storage."""
     try:
         content = read(storage, LAST) if storage.local else b"{}"
-        return msgspec.json.decode(content, type=dict[str, Any]).get("version", -1)
+        version = msgspec.json.decode(content, type=dict[str, Any]).get("version", -1)
+        return version if isinstance(version, int) else -1
     except (OSError, msgspec.MsgspecError, UnicodeDecodeError):  # there is none, or it is damaged, which others report
         return -1
 
@@ -122,14 +123,9 @@ def cut_at(storage: Storage) -> float:
 
     It is the end of that second, so that files written within the same second count as written before the repair.
     """
-    stamps = cuts(storage)
-    return datetime.strptime(f"{max(stamps)}+0000", f"{STAMP}%z").timestamp() + 1 if stamps else 0.0
-
-
-def cuts(storage: Storage) -> list[str]:
-    """Return when each entry was moved out of a table's log by a repair, as ``STAMP``."""
     selector = pafs.FileSelector(f"{storage.root}/{SET_ASIDE}", allow_not_found=True)
-    return [match[1] for info in storage.fs.get_file_info(selector) if (match := _CUT.fullmatch(info.base_name))]
+    stamps = [match[1] for info in storage.fs.get_file_info(selector) if (match := _CUT.fullmatch(info.base_name))]
+    return datetime.strptime(f"{max(stamps)}+0000", f"{STAMP}%z").timestamp() + 1 if stamps else 0.0
 
 
 def is_to_be_made_again(storage: Storage) -> bool:
