@@ -177,6 +177,8 @@ class Table:
 
     def transaction(self, app_id: str) -> int | None:
         """Return the version of an application's last transaction, as last refreshed; None: it never committed one."""
+        if self._all_transactions is not None:
+            return self._all_transactions.get(app_id)
         if app_id not in self._transactions:  # delta-rs searches the log, which takes 1 ms or more
             try:
                 self._transactions[app_id] = self.delta.transaction_version(app_id)

@@ -595,7 +595,8 @@ def test_a_value_that_was_changed_in_its_file_is_refused(service: RestrictedQuer
     form = restricted_form(load_dataset("patient"))
     table = Table(form, open_storage(settings.lake_uri, {}), zone="restricted")
     rows = table.scan()
-    meddled = rows["name"].combine_chunks()[0].as_py()[:-1] + b"x"
+    sealed = rows["name"].combine_chunks()[0].as_py()
+    meddled = sealed[:-1] + bytes([sealed[-1] ^ 1])
     rows = rows.set_column(rows.schema.get_field_index("name"), "name", pa.array([meddled]))
     table.commit(add=table.stage(rows, stem="meddled"), transactions={"meddled": 1})
     with pytest.raises(PrivacyError, match="cannot be opened") as caught:
