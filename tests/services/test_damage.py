@@ -31,7 +31,7 @@ from vitalake import clock
 from vitalake.cli.app import main
 from vitalake.lake.commits.lake import Lake
 from vitalake.lake.commits.ledger import summarise
-from vitalake.lake.commits.spans import PartId, Span, SpanLog
+from vitalake.lake.commits.spans import PartId, Span, SpanConflict, SpanLog, Superseded
 from vitalake.lake.maintenance.compaction import compact
 from vitalake.lake.maintenance.deletion import drop_rows, purge
 from vitalake.lake.maintenance.rewrite import is_locked, read_file
@@ -609,13 +609,42 @@ def test_fence_that_a_log_has_lost_is_never_raised_to_the_same_height_again(
     _torn(next(path for path in entries(settings, "spans") if b"fence/" in path.read_bytes()))
     run(home, capfd, "lake", "repair")
     repaired = opened(settings).spans.fence("observation")
-    assert opened(settings).spans.raise_fence("observation") > height > repaired
+    assert repaired > height
+    run(home, capfd, "lake", "repair")
+    assert opened(settings).spans.fence("observation") == repaired, "once"
     assert sound(settings)
     rule = STRICTER.partition("  - id: test-months")[0]
     (settings.path(settings.governance) / "test.yaml").write_text(rule)
     republish(settings, "observation")
     assert set(opened(settings).published.scan()["encounter_id"].to_pylist()) == {None}
     assert sound(settings)
+
+
+@pytest.mark.parametrize("fence", [True, False])
+def test_writer_that_was_open_before_a_repair_decides_nothing_after_it(
+    home: Path, settings: Settings, capfd: pytest.CaptureFixture[str], fence: bool
+) -> None:
+    """The fence was back where it was before the lost raise, and a lane published by earlier rules; so was an epoch."""
+    lane = LaneWithoutKafka(home, topic_id="open")
+    lane.send([(0, observed(1))], cut=True)
+    if fence:
+        opened(settings).spans.raise_fence("observation")
+    else:  # a successor
+        opened(settings).spans.begin_epoch(job="vitals", shard="0of1")
+    _torn(entries(settings, "spans")[-1])
+    run(home, capfd, "lake", "repair")
+    with pytest.raises((SpanConflict, Superseded)):
+        lane.send([(0, observed(2))], cut=True)
+    assert sound(settings)
+
+
+def test_epoch_that_a_log_has_lost_is_not_begun_again(
+    home: Path, settings: Settings, capfd: pytest.CaptureFixture[str]
+) -> None:
+    lost = opened(settings).spans.begin_epoch(job="another", shard="0of1")
+    _torn(entries(settings, "spans")[-1])
+    run(home, capfd, "lake", "repair")
+    assert opened(settings).spans.begin_epoch(job="another", shard="0of1") > lost
 
 
 def test_repair_of_a_log_that_cannot_be_written_says_so(

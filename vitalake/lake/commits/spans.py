@@ -26,6 +26,10 @@ SEEN = "seen"
 """Name under which a span lists its look-back files. It is not a table, so they are added nowhere."""
 
 
+CUT = "cut"
+"""The application whose transaction keeps for how many entries, of those that repairs set aside, fences were raised."""
+
+
 class SpanConflict(LakeError):
     """Another reader has moved a partition: this span is discarded, and the reader starts from the lake's positions."""
 
@@ -290,7 +294,8 @@ class SpanLog:
         app = f"{job}/{shard}/epoch"
         for _ in range(50):
             self.table.refresh()
-            epoch = (self.table.transaction(app) or 0) + 1
+            # A repair can have lost the first epochs of a shard: each entry that it set aside had one at most.
+            epoch = max(self.table.transaction(app) or 0, self.table.transaction(CUT) or 0) + 1
             try:
                 self.table.commit(transactions={app: epoch})
             except CommitFailedError:
@@ -313,7 +318,7 @@ class SpanLog:
     def fence(self, dataset: str) -> int:
         """Return the height of the dataset's fence; 0: it was never raised."""
         self.table.refresh()
-        return self.table.transaction(_fence_app(dataset)) or 0
+        return self.table.transaction(fence_app(dataset)) or 0
 
     def raise_fence(self, dataset: str) -> int:
         """Raise the dataset's fence and return its new height: the time in microseconds, but higher than before.
@@ -328,7 +333,7 @@ class SpanLog:
         Raises:
             ServiceUnavailable: the lake cannot be reached, or other commits always come first.
         """
-        app = _fence_app(dataset)
+        app = fence_app(dataset)
         for _ in range(50):
             height = max(self.fence(dataset) + 1, clock.now_us())
             try:
@@ -450,7 +455,7 @@ class SpanLog:
                     remedy="Nothing of this span was committed. A worker's successor goes on with its work. If this is "
                     "a load of a warehouse, another load of its source has begun: run this one again after that one.",
                 )
-            if (self.table.transaction(_fence_app(span.dataset)) or 0) != span.fence:
+            if (self.table.transaction(fence_app(span.dataset)) or 0) != span.fence:
                 raise SpanConflict(
                     "Rules, keys or patients have changed since the span was begun",
                     where=f"{span.job}/{span.shard}",
@@ -507,8 +512,14 @@ class SpanLog:
         return found
 
 
-def _fence_app(dataset: str) -> str:
+def fence_app(dataset: str) -> str:
+    """Return the application whose transaction keeps the height of a dataset's fence."""
     return f"fence/{dataset}"
+
+
+def is_epoch(app: str) -> bool:
+    """Return whether a transaction of the spans table keeps a shard's epoch."""
+    return app.endswith("/epoch") and not app.startswith("topic/")
 
 
 def _epoch_app(span: Span) -> str:
@@ -524,7 +535,7 @@ def left_by(span: Span) -> dict[str, int]:
 
 def fence_of(span: Span) -> dict[str, int]:
     """Return the transaction of the fence that a span was decided under, if it was raised by then."""
-    return {_fence_app(span.dataset): span.fence} if span.fence else {}
+    return {fence_app(span.dataset): span.fence} if span.fence else {}
 
 
 def begun_by(span: Span) -> dict[str, int]:

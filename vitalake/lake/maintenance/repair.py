@@ -20,7 +20,19 @@ from vitalake.errors import LakeError
 from vitalake.lake.commits.lake import Lake
 from vitalake.lake.commits.ledger import Chain
 from vitalake.lake.commits.order import in_order, missing_spans
-from vitalake.lake.commits.spans import Part, Span, add_span, begun_by, fence_of, from_row, left_by, to_row
+from vitalake.lake.commits.spans import (
+    CUT,
+    Part,
+    Span,
+    add_span,
+    begun_by,
+    fence_app,
+    fence_of,
+    from_row,
+    is_epoch,
+    left_by,
+    to_row,
+)
 from vitalake.lake.datasets.dataset import Dataset
 from vitalake.lake.maintenance.beginning import (
     can_restore_first_entry,
@@ -33,7 +45,7 @@ from vitalake.lake.maintenance.vacuum import kept_files, span_id_of
 from vitalake.lake.tables.digests import Damaged
 from vitalake.lake.tables.entry_digests import LogProblem
 from vitalake.lake.tables.log import examine, explained
-from vitalake.lake.tables.log_files import LAST, LOG, SET_ASIDE, STAMP, list_log
+from vitalake.lake.tables.log_files import LAST, LOG, SET_ASIDE, STAMP, cuts, list_log
 from vitalake.lake.tables.storage import Storage
 from vitalake.lake.tables.table import StagedFile, Table
 
@@ -114,7 +126,7 @@ def add_missing_spans(lake: Lake, done: dict[str, LogRepair]) -> None:
     Raises:
         LakeError, ServiceUnavailable: a commit failed.
     """
-    _restore_fences(lake)
+    _fence_off(lake)
     for name in _readable(done):
         try:
             _add_again(lake, lake.table(name), done[name])
@@ -212,16 +224,31 @@ def _decide_again(lake: Lake, report: LogRepair, others: Iterable[str]) -> None:
         report.spans += 1
 
 
-def _restore_fences(lake: Lake) -> None:
-    """Raise each dataset's fence to where it was when the last of its spans was decided, if the log has lost that."""
+def _fence_off(lake: Lake) -> None:
+    """Raise fences and epochs beyond all that the log has lost, so that whoever holds a lost one can decide nothing.
+
+    Without that, the fence would be back where it was before the raise that was lost: a lane with earlier rules or keys
+    would be right again, and so would be a republish that was interrupted before it. Each entry that a repair sets
+    aside can have raised one fence, or one epoch by one; a transaction keeps for how many of them this was done, also
+    if the repair is killed.
+    """
     table, highest = lake.spans.table, dict[str, int]()
     for span in lake.spans.all_spans():
         for app, height in fence_of(span).items():
             highest[app] = max(highest.get(app, 0), height)
     table.refresh()
-    lost = {app: height for app, height in highest.items() if height > (table.transaction(app) or 0)}
+    found, cut = table.all_transactions(), len(cuts(table.storage))
+    lost = max(0, cut - found.get(CUT, 0))
+    raised = {app: height for app, height in highest.items() if height > found.get(app, 0)}
     if lost:
-        _commit(table, lost)
+        datasets = {name.rpartition("/")[2] for name in lake.here()}
+        fences = {fence_app(dataset) for dataset in datasets} | highest.keys()
+        now = clock.now_us()
+        raised = {app: max(found.get(app, 0) + 1, highest.get(app, 0) + 1, now) for app in sorted(fences)}
+        raised |= {app: epoch + lost for app, epoch in found.items() if is_epoch(app)}
+        raised[CUT] = cut
+    if raised:
+        _commit(table, raised)
 
 
 def _loose_rows(table: Table) -> list[tuple[Span, str]]:

@@ -123,9 +123,14 @@ def cut_at(storage: Storage) -> float:
 
     It is the end of that second, so that files written within the same second count as written before the repair.
     """
-    selector = pafs.FileSelector(f"{storage.root}/{SET_ASIDE}", allow_not_found=True)
-    stamps = [match[1] for info in storage.fs.get_file_info(selector) if (match := _CUT.fullmatch(info.base_name))]
+    stamps = cuts(storage)
     return datetime.strptime(f"{max(stamps)}+0000", f"{STAMP}%z").timestamp() + 1 if stamps else 0.0
+
+
+def cuts(storage: Storage) -> list[str]:
+    """Return when each entry was moved out of a table's log by a repair, as ``STAMP``."""
+    selector = pafs.FileSelector(f"{storage.root}/{SET_ASIDE}", allow_not_found=True)
+    return [match[1] for info in storage.fs.get_file_info(selector) if (match := _CUT.fullmatch(info.base_name))]
 
 
 def is_to_be_made_again(storage: Storage) -> bool:
