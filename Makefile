@@ -36,9 +36,11 @@ check: setup  ## lint, types, import layers, lock and reference are fresh, the s
 	done; \
 	if [ -n "$$failed" ]; then echo "failed:$$failed"; exit 1; fi
 
-# Four, also on two processors: tests wait for processes, brokers and browsers. A file's tests share what it sets up.
+# One more than processors, up to four: tests wait for processes, brokers and browsers. A file's tests share what it
+# sets up.
 # A run that loses a process ends at once: with another one in its place it may wait for ever (pytest-xdist #1378).
-PROCESSES := -n 4 --max-worker-restart 0 --dist loadfile
+PROCESSES := -n $(shell n=$$(($$(getconf _NPROCESSORS_ONLN) + 1)); [ $$n -gt 4 ] && n=4; echo $$n) \
+  --max-worker-restart 0 --dist loadfile
 
 test: setup  ## run all tests this machine can run; says which services it did not find
 	$(BIN)/python -m pytest -q $(PROCESSES) -m "not kills and not ci"

@@ -148,7 +148,7 @@ def test_a_server_that_goes_and_comes_back_keeps_the_keys(
     own_postgres: PostgresServer, tmp_path: Path, number: signal.Signals
 ) -> None:
     place = PostgresPlace(tmp_path, own_postgres)
-    writers = _started(place, batch=50, number=2000)
+    writers = _started(place, batch=50, number=6000)
     for writer in writers:
         writer.await_line(b"batch")
     own_postgres.stop(number)
@@ -157,7 +157,7 @@ def test_a_server_that_goes_and_comes_back_keeps_the_keys(
     own_postgres.start()
     results = [writer.result() for writer in writers]
     assert all(result.lost for result in results)
-    _check(place, results, 2000)
+    _check(place, results, 6000)
 
 
 def test_a_standby_that_takes_over_has_every_key_that_anybody_got(own_postgres: PostgresServer, tmp_path: Path) -> None:
