@@ -44,8 +44,8 @@ def repair(
 def _print(done: Repair) -> None:
     for log in done.logs:
         typer.echo(
-            f"{log.table}: {len(log.set_aside)} files of its log were set aside, {len(log.restored)} entries written "
-            f"again, {log.spans} spans with {log.rows:,} rows added again"
+            f"{log.table}: {len(log.set_aside)} files of its log were set aside, {log.spans} spans with {log.rows:,} "
+            f"rows added again{'; its newest entry was written again, from its checkpoint' if log.restored else ''}"
         )
     for dataset in done.republished:
         typer.echo(f"{dataset}: published again")
