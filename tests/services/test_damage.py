@@ -638,13 +638,14 @@ def test_writer_that_was_open_before_a_repair_decides_nothing_after_it(
     assert sound(settings)
 
 
+@pytest.mark.parametrize("job", ["vitals", "one-that-never-began"])
 def test_epoch_that_a_log_has_lost_is_not_begun_again(
-    home: Path, settings: Settings, capfd: pytest.CaptureFixture[str]
+    home: Path, settings: Settings, capfd: pytest.CaptureFixture[str], job: str
 ) -> None:
-    lost = opened(settings).spans.begin_epoch(job="another", shard="0of1")
+    lost = opened(settings).spans.begin_epoch(job=job, shard="0of1")
     _torn(entries(settings, "spans")[-1])
     run(home, capfd, "lake", "repair")
-    assert opened(settings).spans.begin_epoch(job="another", shard="0of1") > lost
+    assert opened(settings).spans.begin_epoch(job=job, shard="0of1") > lost
 
 
 def test_repair_of_a_log_that_cannot_be_written_says_so(
