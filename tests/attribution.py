@@ -27,7 +27,7 @@ from tests.hl7 import MSH, obx, oru
 from vitalake import clock
 from vitalake.keys import KeyRing, load_keys
 from vitalake.lake.commits.lake import Lake
-from vitalake.lake.commits.spans import PartId
+from vitalake.lake.commits.span import PartId
 from vitalake.lake.datasets.declared import load_dataset
 from vitalake.settings import Settings, StreamSettings, load_settings
 

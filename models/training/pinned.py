@@ -10,7 +10,7 @@ from governance.policy.rules import load_policy
 from models.tasks import Task
 from vitalake.errors import ModelError
 from vitalake.home import Home
-from vitalake.lake.commits.spans import SpanLog
+from vitalake.lake.commits.span_log import SpanLog
 from vitalake.lake.datasets.declared import load_dataset
 from vitalake.lake.tables.storage import open_storage
 from vitalake.settings import Settings

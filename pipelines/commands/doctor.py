@@ -337,7 +337,7 @@ def _lake(settings: Settings) -> str:
 def _logs(settings: Settings) -> str:
     """Check the log of every table, and that no table which spans were added to is gone; data files are not read."""
     from vitalake.home import Home
-    from vitalake.lake.commits.spans import SEEN
+    from vitalake.lake.commits.span import SEEN
     from vitalake.lake.tables.digests import Damaged
     from vitalake.lake.tables.log import examine
     from vitalake.lake.tables.log_files import LOG

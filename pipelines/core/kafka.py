@@ -23,7 +23,7 @@ from confluent_kafka.admin import AdminClient, OffsetSpec, TopicDescription
 from pipelines.core.errors import BrokerUnreachable, TopicMissing, TopicRemade, UpstreamLoss
 from pipelines.core.poll import Poll
 from vitalake.errors import SettingsError
-from vitalake.lake.commits.spans import PartId
+from vitalake.lake.commits.span import PartId
 from vitalake.settings import Settings, StreamSettings, broker_addresses, resolve_references
 
 _log = logging.getLogger(__name__)

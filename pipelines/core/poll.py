@@ -13,7 +13,7 @@ import pyarrow as pa
 from pipelines.formats.shared.refused import RefusedRows
 from pipelines.formats.shared.result import Decoded, Reject
 from pipelines.online_store.facts import Person
-from vitalake.lake.commits.spans import PartId
+from vitalake.lake.commits.span import PartId
 
 
 @dataclass(slots=True)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from vitalake import clock
 from vitalake.lake.commits.lake import Lake
-from vitalake.lake.commits.spans import PartId
+from vitalake.lake.commits.span import PartId
 
 ONE_SHARD = "0of1"
 """The only shard of a job that does not read from Kafka."""

@@ -26,7 +26,8 @@ from vitalake.failpoints import failpoint
 from vitalake.lake.commits.lake import Lake, published_name
 from vitalake.lake.commits.latency import bucket_counts
 from vitalake.lake.commits.seen import write_seen
-from vitalake.lake.commits.spans import Counts, Part, PartId, Span, Unbalanced
+from vitalake.lake.commits.span import Counts, Part, PartId, Span
+from vitalake.lake.commits.span_log import Unbalanced
 from vitalake.lake.tables.dictionaries import unified
 from vitalake.lake.tables.table import StagedFile
 

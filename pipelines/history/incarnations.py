@@ -14,7 +14,7 @@ from pathlib import Path
 from pipelines.history.change_detection import Positions
 from pipelines.history.job import Job
 from vitalake.lake.commits.lake import Lake
-from vitalake.lake.commits.spans import PartId
+from vitalake.lake.commits.span import PartId
 
 _LENGTH = 22
 _TOPIC_ID = re.compile(f"[0-9a-f]{{{_LENGTH}}}")

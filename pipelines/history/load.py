@@ -44,7 +44,8 @@ from vitalake import clock
 from vitalake.errors import InputError
 from vitalake.home import Home
 from vitalake.lake.commits.lake import Lake
-from vitalake.lake.commits.spans import PartId, SpanConflict, Superseded
+from vitalake.lake.commits.span import PartId
+from vitalake.lake.commits.span_log import SpanConflict, Superseded
 from vitalake.lake.datasets.dataset import Dataset
 from vitalake.lake.maintenance.mixing import mix
 from vitalake.lake.maintenance.sweep import sweep

@@ -9,7 +9,7 @@ from pipelines.core.takeover import ONE_SHARD, take_over
 from pipelines.core.writer import SpanWriter
 from pipelines.intake.steps import Steps
 from vitalake.lake.commits.lake import Lake
-from vitalake.lake.commits.spans import PartId, Span
+from vitalake.lake.commits.span import PartId, Span
 from vitalake.settings import Settings, StreamSettings
 
 

@@ -50,7 +50,7 @@ from vitalake import clock
 from vitalake.home import Home
 from vitalake.keys import KeyRing
 from vitalake.lake.commits.lake import restricted_name
-from vitalake.lake.commits.spans import PartId
+from vitalake.lake.commits.span import PartId
 from vitalake.lake.datasets.dataset import ASSOCIATION, Dataset, holds_codes
 from vitalake.lake.datasets.derived import derive
 from vitalake.settings import Settings, StreamSettings

@@ -26,7 +26,7 @@ from vitalake.errors import ServiceUnavailable
 from vitalake.failpoints import failpoint
 from vitalake.home import Home
 from vitalake.lake.commits.seen import read_seen
-from vitalake.lake.commits.spans import PartId, Span
+from vitalake.lake.commits.span import PartId, Span
 from vitalake.settings import Settings
 
 _log = logging.getLogger(__name__)

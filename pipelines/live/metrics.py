@@ -13,7 +13,7 @@ from prometheus_client.registry import Collector
 
 from pipelines.live.supervisor import View
 from vitalake.errors import SettingsError
-from vitalake.lake.commits.spans import COUNT_NAMES
+from vitalake.lake.commits.span import COUNT_NAMES
 
 DOCUMENTED = {
     "vitalake_records_total": "Messages and rows by outcome, as the ledger counts them (label: outcome).",

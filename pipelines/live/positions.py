@@ -10,7 +10,8 @@ from pipelines.core.errors import UpstreamLoss
 from pipelines.core.kafka import ShardConsumer
 from vitalake import clock
 from vitalake.lake.commits.lake import Lake
-from vitalake.lake.commits.spans import Counts, Part, PartId, Span, SpanConflict
+from vitalake.lake.commits.span import Counts, Part, PartId, Span
+from vitalake.lake.commits.span_log import SpanConflict
 
 if TYPE_CHECKING:
     from pipelines.live.lane import StreamOptions

@@ -17,10 +17,11 @@ from pipelines.core.errors import BrokerUnreachable, TopicMissing
 from pipelines.core.kafka import client_options, list_partitions
 from vitalake.errors import SettingsError
 from vitalake.home import Home
+from vitalake.lake.commits.adding import is_added
 from vitalake.lake.commits.lake import Lake
-from vitalake.lake.commits.spans import PartId, Span, is_added
+from vitalake.lake.commits.span import PartId, Span
+from vitalake.lake.commits.transactions import rows_app
 from vitalake.lake.datasets.declared import quarantine_datasets
-from vitalake.lake.maintenance.rewrite import rows_app
 from vitalake.lake.tables.table import Table
 from vitalake.settings import Settings
 
@@ -120,7 +121,7 @@ def _recount_rows(table: Table) -> int:
         with table.storage.open(path) as file:
             total += file.metadata.num_rows
     # Rows that a rewrite has dropped (expired, or of a patient who was erased) are in the ledger: count them too.
-    return total - (table.transaction(rows_app(table)) or 0)
+    return total - (table.transaction(rows_app(table.name)) or 0)
 
 
 def _sum_spans(lake: Lake, jobs: Sequence[str]) -> _LedgerSums:

@@ -11,7 +11,7 @@ import msgspec
 
 from pipelines.formats.shared.result import Reject
 from vitalake.lake.commits.latency import merge
-from vitalake.lake.commits.spans import Counts, Span
+from vitalake.lake.commits.span import Counts, Span
 
 Cause = Literal["broker", "storage", "keys"]
 

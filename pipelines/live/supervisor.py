@@ -17,7 +17,7 @@ from pipelines.core.kafka import Shard
 from pipelines.live.lane import StreamOptions
 from pipelines.live.status import TRANSIENT, StatusLine
 from vitalake.lake.commits.latency import merge, quantile
-from vitalake.lake.commits.spans import Counts
+from vitalake.lake.commits.span import Counts
 from vitalake.notifications import Tally
 from vitalake.processes import python_module, start
 

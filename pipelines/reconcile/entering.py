@@ -19,7 +19,7 @@ from pipelines.intake.fenced import FencedSteps
 from vitalake import clock
 from vitalake.errors import InputError
 from vitalake.home import Home
-from vitalake.lake.commits.spans import PartId
+from vitalake.lake.commits.span import PartId
 from vitalake.lake.datasets.declared import load_dataset
 from vitalake.lake.unlinkable.own_times import marked
 from vitalake.settings import Settings, StreamSettings

@@ -30,7 +30,7 @@ from vitalake.errors import ServiceUnavailable
 from vitalake.failpoints import failpoint
 from vitalake.home import Home
 from vitalake.lake.commits.lake import Lake
-from vitalake.lake.commits.spans import SpanConflict
+from vitalake.lake.commits.span_log import SpanConflict
 from vitalake.lake.maintenance.sweep import sweep
 from vitalake.lake.tables.digests import Damaged
 from vitalake.settings import Settings, StreamSettings

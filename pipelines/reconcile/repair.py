@@ -21,7 +21,7 @@ from pipelines.attribution.rows import ATTRIBUTION, TOLD_AT, with_owners
 from pipelines.attribution.timeline import Owner
 from pipelines.core.poll import Outcome, Poll
 from pipelines.reconcile.changes import Stretches, by_day
-from vitalake.lake.commits.spans import PartId
+from vitalake.lake.commits.span import PartId
 from vitalake.lake.datasets.dataset import DEVICE_KEY
 from vitalake.lake.tables.schema import conform
 from vitalake.lake.tables.table import StagedFile, Table

@@ -10,8 +10,10 @@ from datetime import UTC, datetime, timedelta
 from typing import Literal
 
 from vitalake import clock
+from vitalake.lake.commits.adding import is_added
 from vitalake.lake.commits.lake import Lake
-from vitalake.lake.commits.spans import PartId, Span, from_row, is_added
+from vitalake.lake.commits.span import PartId, Span, from_row
+from vitalake.lake.commits.transactions import attribution_apps
 from vitalake.lake.tables.table import Table
 
 MARGIN = timedelta(hours=1)
@@ -42,8 +44,7 @@ class SpanWatch:
             lake: of the dataset.
         """
         self._lake = lake
-        dataset = lake.dataset.name
-        self._apps = (f"attribution/{dataset}/associations", f"attribution/{dataset}/looked")
+        self._apps = attribution_apps(lake.dataset.name)
         self._paths: set[str] | None = None
         self._seen: dict[str, set[str]] = defaultdict(set)
         self._newest: dict[PartId, Span] = {}

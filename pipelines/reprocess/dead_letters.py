@@ -32,7 +32,8 @@ from vitalake.errors import SettingsError
 from vitalake.failpoints import failpoint
 from vitalake.home import Home
 from vitalake.lake.commits.lake import Lake
-from vitalake.lake.commits.spans import Counts, SpanConflict
+from vitalake.lake.commits.span import Counts
+from vitalake.lake.commits.span_log import SpanConflict
 from vitalake.lake.maintenance.sweep import sweep
 from vitalake.settings import Settings
 

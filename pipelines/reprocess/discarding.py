@@ -28,7 +28,7 @@ from pipelines.reprocess.redecoding import resolution_rows
 from pipelines.reprocess.writing import ReprocessWriter
 from vitalake.errors import InputError
 from vitalake.home import Home
-from vitalake.lake.commits.spans import SpanConflict
+from vitalake.lake.commits.span_log import SpanConflict
 from vitalake.settings import Settings
 
 MOST_WORDS = 500

@@ -22,7 +22,7 @@ from vitalake import clock
 from vitalake.errors import PrivacyError
 from vitalake.failpoints import failpoint
 from vitalake.home import Home
-from vitalake.lake.commits.spans import PartId
+from vitalake.lake.commits.span import PartId
 from vitalake.lake.datasets.declared import load_dataset
 from vitalake.settings import Settings
 

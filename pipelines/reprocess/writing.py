@@ -20,7 +20,8 @@ from vitalake.causes import unavailable
 from vitalake.errors import LakeError
 from vitalake.failpoints import failpoint
 from vitalake.lake.commits.lake import Lake, published_name
-from vitalake.lake.commits.spans import Counts, Part, PartId, Span, SpanConflict, Superseded
+from vitalake.lake.commits.span import Counts, Part, PartId, Span
+from vitalake.lake.commits.span_log import SpanConflict, Superseded
 
 Kind = Literal["replay", "attribution"]
 

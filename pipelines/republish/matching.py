@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from vitalake.lake.commits.spans import Part, Span
+from vitalake.lake.commits.span import Part, Span
 from vitalake.lake.datasets.dataset import Dataset
 from vitalake.lake.maintenance.rewrite import read_file
 from vitalake.lake.maintenance.vacuum import span_id_of

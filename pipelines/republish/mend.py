@@ -18,7 +18,7 @@ from pipelines.republish.republish import converter, open_restricted, republish
 from vitalake.errors import InputError, LakeError
 from vitalake.home import Home
 from vitalake.lake.commits.lake import Lake, restricted_name
-from vitalake.lake.commits.spans import Span
+from vitalake.lake.commits.span import Span
 from vitalake.lake.datasets.declared import published_datasets
 from vitalake.lake.maintenance.compaction import sort_keys
 from vitalake.lake.maintenance.replaced import Replacement, replacements

@@ -28,7 +28,7 @@ from vitalake.errors import ServiceUnavailable
 from vitalake.home import Home
 from vitalake.keys import KeyRing
 from vitalake.lake.commits.lake import Lake
-from vitalake.lake.commits.spans import PartId
+from vitalake.lake.commits.span import PartId
 from vitalake.lake.datasets.declared import load_dataset
 from vitalake.lake.maintenance.rewrite import read_file
 from vitalake.lake.tables.staging import Counted

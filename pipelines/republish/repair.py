@@ -17,6 +17,7 @@ from vitalake.failpoints import failpoint
 from vitalake.home import Home
 from vitalake.lake.commits.lake import Lake, published_name
 from vitalake.lake.commits.seen import FOLDER
+from vitalake.lake.commits.transactions import lost_app
 from vitalake.lake.maintenance.repair import (
     LogRepair,
     add_missing_spans,
@@ -24,7 +25,6 @@ from vitalake.lake.maintenance.repair import (
     set_damaged_aside,
     set_log_aside,
 )
-from vitalake.lake.maintenance.rewrite import lost_app
 from vitalake.lake.maintenance.scrub import scrub
 from vitalake.lake.maintenance.vacuum import RETENTION_HOURS
 from vitalake.lake.maintenance.verify import verify
@@ -165,7 +165,7 @@ def _not_sound(settings: Settings, done: Repair) -> list[str]:
     others = [f for f in errors if not any(f.where == n or f.where.startswith((f"{n}/", f"{n},")) for n in named)]
     left = [f"{finding.where}: {finding.kind}, {finding.detail}{_made_again_by(finding.where)}" for finding in others]
     spans = lake.spans.table
-    if any(finding.kind in _OF_SPANS for finding in others) or (others and spans.transaction(lost_app(spans))):
+    if any(finding.kind in _OF_SPANS for finding in others) or (others and spans.transaction(lost_app(spans.name))):
         left.append("spans: some decided spans are missing; restore the spans table's files from a back-up")
     return left
 

@@ -16,12 +16,12 @@ from pipelines.intake.steps import make_sealer
 from vitalake.errors import InputError, LakeError
 from vitalake.home import Home
 from vitalake.lake.commits.lake import Lake, restricted_name
+from vitalake.lake.commits.transactions import lost_app
 from vitalake.lake.datasets.dataset import Dataset
 from vitalake.lake.datasets.declared import load_dataset, published_datasets
 from vitalake.lake.maintenance.journal import Journal
 from vitalake.lake.maintenance.lock import abandon
 from vitalake.lake.maintenance.replacement import Converted, TableReplaced, replace_table
-from vitalake.lake.maintenance.rewrite import lost_app
 from vitalake.lake.maintenance.vacuum import delete_replaced
 from vitalake.lake.tables.dictionaries import in_dictionaries
 from vitalake.lake.tables.log_files import note_made_again
@@ -93,7 +93,7 @@ def refuse_lost(lake: Lake) -> None:
     """
     table = lake.restricted
     table.refresh()
-    lost = table.transaction(lost_app(table)) or 0
+    lost = table.transaction(lost_app(table.name)) or 0
     if lost > 0:
         raise LakeError(
             f"{lost:,} identified rows were left out as lost: publishing again would delete their published rows too",
@@ -107,8 +107,8 @@ def _accept_lost(lake: Lake) -> None:
     """Record that the published rows of lost rows are gone too."""
     table = lake.restricted
     table.refresh()
-    if table.transaction(lost_app(table)):
-        table.commit_when(lambda: "commit", transactions={lost_app(table): 0})
+    if table.transaction(lost_app(table.name)):
+        table.commit_when(lambda: "commit", transactions={lost_app(table.name): 0})
 
 
 def give_up(settings: Settings, dataset: str) -> bool:

@@ -18,7 +18,7 @@ from pipelines.formats.registry import make_decoder
 from pipelines.intake.steps import Steps
 from vitalake.lake.commits.lake import Lake, restricted_name
 from vitalake.lake.commits.seen import read_seen
-from vitalake.lake.commits.spans import Part, PartId, Span
+from vitalake.lake.commits.span import Part, PartId, Span
 from vitalake.settings import Settings, StreamSettings
 
 SILENT_SECONDS = 30.0

@@ -27,7 +27,7 @@ from pipelines.intake.steps import Steps
 from pipelines.republish.republish import republish
 from vitalake.keys import load_keys
 from vitalake.lake.commits.lake import Lake, published_name
-from vitalake.lake.commits.spans import PartId
+from vitalake.lake.commits.span import PartId
 from vitalake.lake.datasets.declared import load_dataset
 from vitalake.lake.maintenance.compaction import put_into_buckets
 from vitalake.lake.tables.sorting import repeating

@@ -12,7 +12,7 @@ import pytest
 
 from pipelines.history.warehouse import open_warehouse
 from pipelines.simulator.warehouse_mimic import make_demo_warehouse
-from vitalake.lake.commits.spans import COUNT_NAMES
+from vitalake.lake.commits.span import COUNT_NAMES
 
 WAREHOUSE = ".duckdb"
 """Files with these endings belong to the source."""

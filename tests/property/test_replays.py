@@ -27,7 +27,7 @@ from vitalake import clock
 from vitalake.keys import load_keys
 from vitalake.lake.commits.lake import Lake
 from vitalake.lake.commits.ledger import summarise
-from vitalake.lake.commits.spans import Counts, Part, PartId, Span
+from vitalake.lake.commits.span import Counts, Part, PartId, Span
 from vitalake.lake.datasets.declared import load_dataset
 from vitalake.lake.maintenance.rewrite import rewrite
 from vitalake.lake.maintenance.verify import verify

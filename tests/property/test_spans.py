@@ -16,7 +16,8 @@ from tests.unit.vitalake.lake.span_samples import JOB, SHARD, open_lake, part, s
 from vitalake import clock
 from vitalake.lake.commits.lake import Lake
 from vitalake.lake.commits.ledger import LiveLedger
-from vitalake.lake.commits.spans import Span, SpanConflict, Superseded
+from vitalake.lake.commits.span import Span
+from vitalake.lake.commits.span_log import SpanConflict, Superseded
 from vitalake.lake.maintenance.compaction import compact
 from vitalake.lake.maintenance.rewrite import rewrite
 from vitalake.lake.maintenance.sweep import sweep

@@ -16,7 +16,8 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invar
 
 from tests.unit.vitalake.lake.span_samples import JOB, SHARD, empty_span, observations, open_lake, part
 from vitalake.lake.commits.lake import Lake
-from vitalake.lake.commits.spans import Counts, Span, SpanConflict, Superseded
+from vitalake.lake.commits.span import Counts, Span
+from vitalake.lake.commits.span_log import SpanConflict, Superseded
 from vitalake.lake.maintenance import replacement as swapping
 from vitalake.lake.maintenance.compaction import compact, put_into_buckets
 from vitalake.lake.maintenance.deletion import drop_rows

@@ -13,7 +13,7 @@ from pipelines.core.poll import Poll
 from pipelines.core.writer import SpanWriter
 from pipelines.live.lane import Lane, StreamOptions
 from vitalake.lake.commits.lake import Lake
-from vitalake.lake.commits.spans import PartId
+from vitalake.lake.commits.span import PartId
 from vitalake.settings import load_settings
 
 ASIDE = ("ingested_at", "source", "source_position", "available_at")

@@ -16,7 +16,7 @@ from tests.services.kafka import KafkaServer
 from tests.unit.vitalake.lake.span_samples import open_lake, staged_span
 from vitalake.errors import ServiceUnavailable, SettingsError
 from vitalake.lake.commits.lake import Lake
-from vitalake.lake.commits.spans import PartId
+from vitalake.lake.commits.span import PartId
 from vitalake.settings import Settings, load_settings
 
 

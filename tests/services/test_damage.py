@@ -31,7 +31,8 @@ from vitalake import clock
 from vitalake.cli.app import main
 from vitalake.lake.commits.lake import Lake
 from vitalake.lake.commits.ledger import summarise
-from vitalake.lake.commits.spans import PartId, Span, SpanConflict, SpanLog, Superseded
+from vitalake.lake.commits.span import PartId, Span
+from vitalake.lake.commits.span_log import SpanConflict, SpanLog, Superseded
 from vitalake.lake.maintenance.compaction import compact
 from vitalake.lake.maintenance.deletion import drop_rows, purge
 from vitalake.lake.maintenance.rewrite import is_locked, read_file

@@ -28,7 +28,7 @@ from tests.services.requirements import missing_service
 from tests.services.waiting import until
 from vitalake.cli.app import main
 from vitalake.keys import load_keys
-from vitalake.lake.commits.spans import Span
+from vitalake.lake.commits.span import Span
 from vitalake.lake.datasets.declared import load_dataset
 from vitalake.lake.maintenance.compaction import compact
 from vitalake.lake.maintenance.vacuum import vacuum

@@ -249,7 +249,7 @@ def test_a_replayed_message_of_somebody_forgotten_is_filtered_and_counted(home: 
 
 
 def test_a_lane_that_was_under_way_loses_its_span_and_reads_it_again_without_the_patient(home: Path) -> None:
-    from vitalake.lake.commits.spans import SpanConflict
+    from vitalake.lake.commits.span_log import SpanConflict
 
     who = _who(load_settings(home))
     lane = LaneWithoutKafka(home, topic_id="under-way")

@@ -35,7 +35,7 @@ from vitalake import clock
 from vitalake.errors import LakeError
 from vitalake.keys import load_keys
 from vitalake.lake.commits.lake import Lake
-from vitalake.lake.commits.spans import SpanConflict, Superseded
+from vitalake.lake.commits.span_log import SpanConflict, Superseded
 from vitalake.lake.datasets.dataset import Dataset
 from vitalake.lake.datasets.declared import load_dataset
 from vitalake.lake.maintenance.verify import verify

@@ -20,9 +20,11 @@ from tests.services.earlier_digests import as_an_earlier_release
 from tests.services.test_history_sources import Homes, Meanwhile
 from tests.services.waiting import until
 from vitalake.errors import LakeError
-from vitalake.lake.commits import spans
-from vitalake.lake.commits.spans import Superseded
-from vitalake.lake.commits.spans import to_row as spans_to_row
+from vitalake.lake.commits import span as span_module
+from vitalake.lake.commits import span_log
+from vitalake.lake.commits.span import Span
+from vitalake.lake.commits.span import to_row as spans_to_row
+from vitalake.lake.commits.span_log import Superseded
 from vitalake.settings import load_settings
 
 PATIENT = "P-1"
@@ -128,7 +130,7 @@ def test_a_text_of_the_incarnation_that_comes_back_reads_everything_again(
     first, second = (row(1, 10), row(2, 20)), (row(1, 11), row(2, 20))
     with monkeypatch.context() as patched:
         if earlier:  # which did not record which load was the last one
-            patched.setattr(spans, "_last_app", lambda dataset, _topic_id: f"x/{dataset}/x")
+            patched.setattr(span_module, "last_app", lambda dataset, _topic_id: f"x/{dataset}/x")
         for text, rows, loaded in ((x, first, 2), (y, second, 2)):
             assert homes.load("city", *rows, more=incarnation(text)) == loaded
     assert homes.load("city", *second, more=incarnation(y)) == 0
@@ -365,13 +367,13 @@ def test_versions_that_are_nothing_do_not_pass_the_gate_after_a_load_without(hom
         load_history(load_settings(homes.home), job)
 
 
-def _by_epochs(span: spans.Span) -> dict[str, int]:
+def _by_epochs(span: Span) -> dict[str, int]:
     """Return what a span of an earlier release left: the epoch in the place of the load."""
     last = {f"last/{span.dataset}/{part.id.topic_id}": span.epoch for part in span.parts}
     return {f"{span.job}/{span.shard}/epoch": span.epoch} | last
 
 
-def _without_load(span: spans.Span) -> pa.Table:
+def _without_load(span: Span) -> pa.Table:
     return spans_to_row(msgspec.structs.replace(span, load_us=0))
 
 
@@ -389,8 +391,8 @@ def test_a_repaired_log_knows_which_incarnation_was_loaded_last(
     first, second = (row(1, 10), row(2, 20)), (row(1, 11), row(2, 20))
     with monkeypatch.context() as patched:
         if earlier:
-            patched.setattr(spans, "left_by", _by_epochs)
-            patched.setattr(spans, "to_row", _without_load)
+            patched.setattr(span_log, "left_by", _by_epochs)
+            patched.setattr(span_log, "to_row", _without_load)
         homes.load("city", *first, more=incarnation("x"))
         homes.load("city", *second, more=incarnation("y"))
     log = homes.home / "lake" / "spans" / "_delta_log"

@@ -27,7 +27,7 @@ from tests.services.waiting import until
 from vitalake.errors import LakeError, SettingsError
 from vitalake.keys import load_keys
 from vitalake.lake.commits.lake import Lake
-from vitalake.lake.commits.spans import Superseded
+from vitalake.lake.commits.span_log import Superseded
 from vitalake.lake.datasets.dataset import Dataset
 from vitalake.lake.datasets.declared import load_dataset
 from vitalake.settings import load_settings

@@ -29,7 +29,7 @@ from vitalake.errors import PrivacyError
 from vitalake.keys import load_keys
 from vitalake.lake.commits.lake import Lake
 from vitalake.lake.commits.ledger import summarise
-from vitalake.lake.commits.spans import SpanConflict, Superseded
+from vitalake.lake.commits.span_log import SpanConflict, Superseded
 from vitalake.lake.maintenance.compaction import compact
 from vitalake.lake.maintenance.repair import add_missing_spans, make_readable
 from vitalake.lake.maintenance.rewrite import rewrite

@@ -22,7 +22,8 @@ from tests.unit.vitalake.lake.span_samples import JOB, SHARD, empty_span, open_l
 from vitalake.errors import ServiceUnavailable
 from vitalake.lake.commits.lake import Lake
 from vitalake.lake.commits.ledger import summarise
-from vitalake.lake.commits.spans import PartId, Span, SpanLog
+from vitalake.lake.commits.span import PartId, Span
+from vitalake.lake.commits.span_log import SpanLog
 from vitalake.settings import KafkaSettings, Settings, StreamSettings
 
 LATEST = StreamOptions(start="latest")

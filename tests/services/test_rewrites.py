@@ -44,7 +44,7 @@ from vitalake.errors import InputError, LakeError, PrivacyError
 from vitalake.keys import load_keys
 from vitalake.lake.commits.lake import Lake
 from vitalake.lake.commits.ledger import summarise
-from vitalake.lake.commits.spans import SpanConflict
+from vitalake.lake.commits.span_log import SpanConflict
 from vitalake.lake.maintenance import replacement as swap
 from vitalake.lake.maintenance.compaction import compact, put_into_buckets
 from vitalake.lake.maintenance.deletion import distinct_values, drop_rows, purge

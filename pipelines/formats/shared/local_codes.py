@@ -14,7 +14,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from vitalake.lake.commits.spans import MOST_LOCAL, OTHERS
+from vitalake.lake.commits.span import MOST_LOCAL, OTHERS
 from vitalake.vocabulary import Vocabulary
 
 Rows = Mapping[str, npt.NDArray[np.int32]]

@@ -21,7 +21,7 @@ from pipelines.online_store.store import OnlineStore
 from vitalake import clock
 from vitalake.errors import ServiceUnavailable
 from vitalake.keys import KeyRing
-from vitalake.lake.commits.spans import PartId, Span
+from vitalake.lake.commits.span import PartId, Span
 from vitalake.lake.datasets.dataset import Dataset
 from vitalake.settings import Settings
 

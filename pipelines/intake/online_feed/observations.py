@@ -18,7 +18,7 @@ from pipelines.intake.online_feed.people import People
 from pipelines.intake.online_feed.values import ValueReader
 from pipelines.online_store.values import NO_VALUE, REFUSED, REFUSED_UNKNOWN_CODE, UNUSABLE, Values, stage_of
 from vitalake.clinical.vitals import vital_numbers
-from vitalake.lake.commits.spans import PartId
+from vitalake.lake.commits.span import PartId
 from vitalake.lake.datasets.dataset import Dataset
 
 

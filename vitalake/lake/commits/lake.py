@@ -9,9 +9,10 @@ from functools import cached_property
 
 from vitalake.errors import SettingsError
 from vitalake.failpoints import failpoint
+from vitalake.lake.commits.adding import add_span, in_order
 from vitalake.lake.commits.format import Format, begin_format, check_readable, check_writable
-from vitalake.lake.commits.order import in_order
-from vitalake.lake.commits.spans import SEEN, PartId, Span, SpanConflict, SpanLog, Superseded, add_span
+from vitalake.lake.commits.span import SEEN, PartId, Span
+from vitalake.lake.commits.span_log import SpanConflict, SpanLog, Superseded
 from vitalake.lake.datasets.dataset import Dataset, table_form
 from vitalake.lake.datasets.declared import load_dataset, published_datasets, quarantine_datasets
 from vitalake.lake.tables.digests import Damaged

@@ -12,7 +12,8 @@ from typing import Any, Literal
 import pyarrow as pa
 
 from vitalake.lake.commits.latency import quantile
-from vitalake.lake.commits.spans import COUNT_NAMES, Counts, Part, PartId, Span, SpanLog, from_row
+from vitalake.lake.commits.span import COUNT_NAMES, Counts, Part, PartId, Span, from_row
+from vitalake.lake.commits.span_log import SpanLog
 
 MOST_PROBLEMS = 20
 """Problems that are listed; the others are only counted."""

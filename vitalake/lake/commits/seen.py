@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from vitalake.lake.commits.spans import SEEN, Span
+from vitalake.lake.commits.span import SEEN, Span
 from vitalake.lake.tables.storage import Storage
 from vitalake.lake.tables.table import StagedFile
 

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from deltalake.exceptions import CommitFailedError
 
 from vitalake.errors import ServiceUnavailable
+from vitalake.lake.commits.transactions import maintenance_app, replacement_app
 from vitalake.lake.maintenance.journal import Journal
-from vitalake.lake.maintenance.rewrite import is_locked, maintenance_app, replacement_app
+from vitalake.lake.maintenance.rewrite import is_locked
 from vitalake.lake.tables.table import COMMIT_ATTEMPTS, Table
 
 
@@ -22,10 +23,10 @@ def lock_table(table: Table) -> int:
     """
     for _ in range(COMMIT_ATTEMPTS):
         table.refresh()
-        number = (table.transaction(replacement_app(table)) or 0) + 1
+        number = (table.transaction(replacement_app(table.name)) or 0) + 1
         number += (number + 1) % 2  # odd
         try:
-            table.commit(transactions={replacement_app(table): number, maintenance_app(table): _next(table)})
+            table.commit(transactions={replacement_app(table.name): number, maintenance_app(table.name): _next(table)})
         except CommitFailedError:
             continue
         table.refresh()
@@ -42,7 +43,9 @@ def unlock_table(table: Table) -> None:
         if not is_locked(table):
             return
         try:
-            table.commit(transactions={replacement_app(table): (table.transaction(replacement_app(table)) or 0) + 1})
+            table.commit(
+                transactions={replacement_app(table.name): (table.transaction(replacement_app(table.name)) or 0) + 1}
+            )
         except CommitFailedError:
             continue
     raise ServiceUnavailable(
@@ -65,4 +68,4 @@ def abandon(journal: Journal, tables: Sequence[Table]) -> bool:
 
 
 def _next(table: Table) -> int:
-    return (table.transaction(maintenance_app(table)) or 0) + 1
+    return (table.transaction(maintenance_app(table.name)) or 0) + 1

@@ -17,22 +17,11 @@ from deltalake.exceptions import DeltaError
 from vitalake import clock
 from vitalake.causes import unavailable
 from vitalake.errors import LakeError
+from vitalake.lake.commits.adding import add_span, in_order, missing_spans
 from vitalake.lake.commits.lake import Lake
 from vitalake.lake.commits.ledger import Chain
-from vitalake.lake.commits.order import in_order, missing_spans
-from vitalake.lake.commits.spans import (
-    CUT,
-    Part,
-    Span,
-    add_span,
-    begun_by,
-    fence_app,
-    fence_of,
-    from_row,
-    is_epoch,
-    left_by,
-    to_row,
-)
+from vitalake.lake.commits.span import Part, Span, begun_by, fence_of, from_row, left_by, to_row
+from vitalake.lake.commits.transactions import CUT, fence_app, kind_of, lost_app
 from vitalake.lake.datasets.dataset import Dataset
 from vitalake.lake.maintenance.beginning import (
     can_restore_first_entry,
@@ -40,7 +29,7 @@ from vitalake.lake.maintenance.beginning import (
     restore_first_entry,
     restore_newest_entry,
 )
-from vitalake.lake.maintenance.rewrite import lost_app, read_file
+from vitalake.lake.maintenance.rewrite import read_file
 from vitalake.lake.maintenance.vacuum import kept_files, span_id_of
 from vitalake.lake.tables.digests import Damaged
 from vitalake.lake.tables.entry_digests import LogProblem
@@ -245,7 +234,7 @@ def _fence_off(lake: Lake) -> None:
         fences = {fence_app(dataset) for dataset in datasets} | highest.keys()
         now = clock.now_us()
         raised = {app: max(found.get(app, 0) + 1, highest.get(app, 0) + 1, now) for app in sorted(fences)}
-        raised |= {app: epoch + lost for app, epoch in found.items() if is_epoch(app)}
+        raised |= {app: epoch + lost for app, epoch in found.items() if kind_of(app)[0] == "epoch"}
         raised[CUT] = cut
     if raised:
         _commit(table, raised)
@@ -322,8 +311,8 @@ def _commit_row(table: Table, span: Span, path: str, begun: Mapping[str, int]) -
     ends |= {app: max(table.transaction(app) or 0, number) for app, number in left_by(span).items()}
     # Lost with the entry by which the input was begun: without them nobody knows that it was.
     ends |= {app: begun[app] for app in begun_by(span) if table.transaction(app) is None}
-    if lost := table.transaction(lost_app(table)):  # it was left out as lost, and is back
-        ends[lost_app(table)] = lost - 1
+    if lost := table.transaction(lost_app(table.name)):  # it was left out as lost, and is back
+        ends[lost_app(table.name)] = lost - 1
     _commit(table, ends, files)
 
 

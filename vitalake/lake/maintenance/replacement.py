@@ -22,9 +22,10 @@ from vitalake import clock
 from vitalake.errors import LakeError
 from vitalake.failpoints import failpoint
 from vitalake.grouping import groups, row_count
+from vitalake.lake.commits.adding import add_span, in_order, is_added
 from vitalake.lake.commits.lake import Lake
-from vitalake.lake.commits.order import in_order
-from vitalake.lake.commits.spans import Span, add_span, is_added
+from vitalake.lake.commits.span import Span
+from vitalake.lake.commits.transactions import maintenance_app, replacement_app, rows_app
 from vitalake.lake.datasets.dataset import SUBJECT
 from vitalake.lake.maintenance.compaction import TARGET_ROWS, sort_keys
 from vitalake.lake.maintenance.journal import Job, Journal, Work
@@ -32,12 +33,9 @@ from vitalake.lake.maintenance.lock import abandon, lock_table, unlock_table
 from vitalake.lake.maintenance.rewrite import (
     commit_rewrite,
     is_locked,
-    maintenance_app,
     read_file,
-    replacement_app,
-    rows_app,
     unavailable,
-)  # fmt: skip
+)
 from vitalake.lake.maintenance.vacuum import kept_files, span_id_of
 from vitalake.lake.tables.sorting import joined, no_order, sort_by
 from vitalake.lake.tables.staging import Counted, stage_all
@@ -200,7 +198,7 @@ class _Run:
     def may_go_on(self) -> bool:
         """Return whether the job may start again, because no other process has taken it over."""
         self._target.refresh()
-        return (self._target.transaction(replacement_app(self._target)) or 0) == self._number
+        return (self._target.transaction(replacement_app(self._target.name)) or 0) == self._number
 
     def let_go(self) -> None:
         """Give the job up and unlock its tables, unless another process has taken it over."""
@@ -270,7 +268,7 @@ class _Run:
     def _check_source(self, job: Job, totals: _Totals) -> None:
         """Refuse to go on if the restricted table lacks rows: the rows published from them would be lost too."""
         there = sum(file.rows for file in self._older(self._source, job))
-        expected = totals.restricted + (self._source.transaction(rows_app(self._source)) or 0)
+        expected = totals.restricted + (self._source.transaction(rows_app(self._source.name)) or 0)
         if there != expected:
             raise LakeError(
                 f"The restricted zone holds {there:,} rows of {expected:,}",
@@ -339,7 +337,7 @@ class _Run:
 
     def _check_mine(self) -> None:
         self._target.refresh()
-        if (self._target.transaction(replacement_app(self._target)) or 0) != self._number:
+        if (self._target.transaction(replacement_app(self._target.name)) or 0) != self._number:
             raise Overtaken(
                 "Another process has taken this job over",
                 where=self._target.name,
@@ -378,19 +376,23 @@ class _Run:
     def _commit(self, job: Job, old: Sequence[StagedFile], new: Sequence[StagedFile], totals: _Totals) -> None:
         target = self._target
         target.refresh()
-        number = (target.transaction(maintenance_app(target)) or 0) + 1
+        number = (target.transaction(maintenance_app(target.name)) or 0) + 1
         rows = sum(file.rows for file in new) - totals.published
         self._check_current(job)
 
         def transactions() -> dict[str, int]:
             ends = {app: end for app, end in totals.ends.items() if (target.transaction(app) or -1) < end}
-            mine = {maintenance_app(target): number, replacement_app(target): self._number + 1, rows_app(target): rows}
+            mine = {
+                maintenance_app(target.name): number,
+                replacement_app(target.name): self._number + 1,
+                rows_app(target.name): rows,
+            }
             return mine | ends
 
         def is_good() -> bool:
             return (
-                (target.transaction(replacement_app(target)) or 0) == self._number
-                and (target.transaction(maintenance_app(target)) or 0) + 1 == number
+                (target.transaction(replacement_app(target.name)) or 0) == self._number
+                and (target.transaction(maintenance_app(target.name)) or 0) + 1 == number
                 and {file.path for file in old} <= target.snapshot().files.keys()
             )
 

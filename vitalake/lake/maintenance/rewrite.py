@@ -20,6 +20,7 @@ from deltalake.exceptions import CommitFailedError, DeltaError
 
 from vitalake.errors import LakeError, ServiceUnavailable, VitaLakeError
 from vitalake.failpoints import failpoint
+from vitalake.lake.commits.transactions import lost_app, maintenance_app, replacement_app, rows_app
 from vitalake.lake.tables.log import explained
 from vitalake.lake.tables.schema import conform
 from vitalake.lake.tables.sorting import repeating
@@ -90,26 +91,6 @@ class _Attempt:
     planned_on: int
 
 
-def maintenance_app(table: Table) -> str:
-    """Return the application id of the transaction that every rewrite of this table counts up."""
-    return f"maintenance/{table.name}"
-
-
-def rows_app(table: Table) -> str:
-    """Return the application id of the transaction that sums up the rows that rewrites added or (negative) dropped."""
-    return f"rows/{table.name}"
-
-
-def replacement_app(table: Table) -> str:
-    """Return the application id of the transaction that is odd while a replacement locks the table: see lock.py."""
-    return f"swap/{table.name}"
-
-
-def lost_app(table: Table) -> str:
-    """Return the application id of the transaction that counts the rows that were left out of the table as lost."""
-    return f"lost/{table.name}"
-
-
 def rewrite_number(path: str) -> int:
     """Return the number of the rewrite that staged a file; 0: no rewrite staged it."""
     match = _REWRITE_FILE.match(path.rpartition("/")[2])
@@ -118,7 +99,7 @@ def rewrite_number(path: str) -> int:
 
 def is_locked(table: Table) -> bool:
     """Return whether the table, as last refreshed, is locked by a replacement: its rows must stay in their files."""
-    return (table.transaction(replacement_app(table)) or 0) % 2 == 1
+    return (table.transaction(replacement_app(table.name)) or 0) % 2 == 1
 
 
 def rewrite(
@@ -156,7 +137,7 @@ def rewrite(
             old = [] if is_locked(table) and not data_change else list(plan(snapshot))
             if not old:
                 return None
-            number = (table.transaction(maintenance_app(table)) or 0) + 1
+            number = (table.transaction(maintenance_app(table.name)) or 0) + 1
             attempt = _Attempt(number, f"rewrite.{number}.{uuid.uuid4().hex}", snapshot.version)
             new = _stage(table, Rows(table, tuple(old)), transform, attempt, counted, row_preserving=not data_change)
             failpoint("rewrite-staged")
@@ -249,14 +230,14 @@ def _commit(
     table.refresh()
 
     def transactions() -> dict[str, int]:
-        numbers = {maintenance_app(table): attempt.number}
+        numbers = {maintenance_app(table.name): attempt.number}
         if lost:
             gone = sum(file.rows for file in old) - sum(file.rows for file in new)
-            numbers[lost_app(table)] = (table.transaction(lost_app(table)) or 0) + gone
+            numbers[lost_app(table.name)] = (table.transaction(lost_app(table.name)) or 0) + gone
         return numbers | (row_change(table, old, new) if data_change else {})
 
     def is_good() -> bool:
-        number = (table.transaction(maintenance_app(table)) or 0) + 1
+        number = (table.transaction(maintenance_app(table.name)) or 0) + 1
         return number == attempt.number and {file.path for file in old} <= table.snapshot().files.keys()
 
     return commit_rewrite(
@@ -317,7 +298,7 @@ def commit_rewrite(
 def row_change(table: Table, old: Sequence[StagedFile], new: Sequence[StagedFile]) -> dict[str, int]:
     """Return the transaction that records how many rows more or fewer a table holds than spans have added."""
     change = sum(file.rows for file in new) - sum(file.rows for file in old)
-    return {rows_app(table): (table.transaction(rows_app(table)) or 0) + change}
+    return {rows_app(table.name): (table.transaction(rows_app(table.name)) or 0) + change}
 
 
 def is_in_log(table: Table, stem: str, *, since: int) -> bool:

@@ -19,13 +19,14 @@ from deltalake import DeltaTable
 from deltalake.exceptions import CommitFailedError
 
 from vitalake import clock
+from vitalake.lake.commits.adding import add_span, missing_spans
 from vitalake.lake.commits.lake import Lake
-from vitalake.lake.commits.order import missing_spans
 from vitalake.lake.commits.seen import FOLDER
-from vitalake.lake.commits.spans import SpanLog, add_span
+from vitalake.lake.commits.span_log import SpanLog
+from vitalake.lake.commits.transactions import maintenance_app
 from vitalake.lake.maintenance.journal import JOB_LEASE_SECONDS, Job, Journal
 from vitalake.lake.maintenance.lock import abandon
-from vitalake.lake.maintenance.rewrite import is_locked, maintenance_app, rewrite_number
+from vitalake.lake.maintenance.rewrite import is_locked, rewrite_number
 from vitalake.lake.maintenance.vacuum import RETENTION_HOURS, SPAN_FILE, forgotten_files, kept_files, span_id_of
 from vitalake.lake.tables.log_files import cut_at
 from vitalake.lake.tables.storage import Storage
@@ -165,7 +166,7 @@ def deletable_files(table: Table, spans: SpanLog | None = None, *, older: Collec
     kept = kept_files(table)
     result = (listed.keys() & kept) - table.snapshot().files.keys()
     loose = {path: changed for path, changed in listed.items() if path not in kept}
-    newest = table.transaction(maintenance_app(table)) or 0
+    newest = table.transaction(maintenance_app(table.name)) or 0
     result |= {path for path in loose if 0 < rewrite_number(path) <= newest}
     if spans is None:
         return result
@@ -243,10 +244,10 @@ def _fence_rewrites(table: Table, *, lease_seconds: float) -> None:
     """Take the right to commit from rewrites whose files are older than the lease."""
     files = _abandoned_rewrites(table, table.storage.files(suffix=""), lease_seconds=lease_seconds)
     kept = kept_files(table) if files else set()
-    newest = table.transaction(maintenance_app(table)) or 0
+    newest = table.transaction(maintenance_app(table.name)) or 0
     if any(number > newest for path, number in files.items() if path not in kept):
         with suppress(CommitFailedError):  # other maintenance has counted the number up, which has the same effect
-            table.commit(transactions={maintenance_app(table): newest + 1})
+            table.commit(transactions={maintenance_app(table.name): newest + 1})
 
 
 def _dead_rewrites(table: Table, listed: Mapping[str, float], *, lease_seconds: float) -> list[str]:
@@ -258,7 +259,7 @@ def _dead_rewrites(table: Table, listed: Mapping[str, float], *, lease_seconds: 
     files = _abandoned_rewrites(table, listed, lease_seconds=lease_seconds)
     if not files:
         return []
-    newest = table.transaction(maintenance_app(table)) or 0
+    newest = table.transaction(maintenance_app(table.name)) or 0
     earlier = DeltaTable(table.storage.uri, storage_options=table.storage.options or None)
     earlier.load_as_version(clock.now() - timedelta(seconds=lease_seconds))
     known = set(pa.table(earlier.get_add_actions())["path"].to_pylist())

@@ -7,8 +7,9 @@ from collections import defaultdict
 from collections.abc import Iterable
 
 from vitalake import clock
+from vitalake.lake.commits.adding import is_added
 from vitalake.lake.commits.lake import Lake
-from vitalake.lake.commits.spans import SpanLog, is_added
+from vitalake.lake.commits.span_log import SpanLog
 from vitalake.lake.tables.table import Table
 
 RETENTION_HOURS = 168

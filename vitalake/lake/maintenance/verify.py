@@ -9,11 +9,13 @@ from typing import Literal
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from vitalake.lake.commits.adding import is_added
 from vitalake.lake.commits.format import FORMAT, NAME, UPGRADE
 from vitalake.lake.commits.lake import Lake, published_name, restricted_name
 from vitalake.lake.commits.ledger import AGAIN, Ledger
-from vitalake.lake.commits.spans import SEEN, Span, is_added
-from vitalake.lake.maintenance.rewrite import is_locked, rows_app
+from vitalake.lake.commits.span import SEEN, Span
+from vitalake.lake.commits.transactions import rows_app
+from vitalake.lake.maintenance.rewrite import is_locked
 from vitalake.lake.tables.digests import Damaged, Record, digest_in, read_digest, recorded
 from vitalake.lake.tables.log import examine
 from vitalake.lake.tables.log_files import LOG
@@ -141,7 +143,7 @@ def _check_spans(
     # The spans are read after the tables' snapshots, so everything in the snapshots was decided before.
     known = here | {SEEN}  # with tables whose log cannot be read: those are reported already
     # Rewrites that drop or add rows record the difference in a transaction: it counts as added here.
-    added, complete = {table.name: table.transaction(rows_app(table)) or 0 for table in tables}, True
+    added, complete = {table.name: table.transaction(rows_app(table.name)) or 0 for table in tables}, True
     ends: dict[str, str] = {}
     fences: dict[str, int] = {}
     ledger, lost = Ledger(), dict[str, int]()

@@ -20,7 +20,7 @@ from pipelines.formats.registry import make_decoder
 from pipelines.intake.steps import Steps
 from tests.fhir import observation
 from vitalake.keys import load_keys
-from vitalake.lake.commits.spans import PartId
+from vitalake.lake.commits.span import PartId
 from vitalake.lake.datasets.declared import load_dataset
 from vitalake.lake.tables.storage import open_storage
 from vitalake.lake.tables.table import Table

@@ -32,7 +32,7 @@ from tests.fhir import message
 from vitalake import clock
 from vitalake.errors import PrivacyError
 from vitalake.keys import KeyRing, load_keys
-from vitalake.lake.commits.spans import PartId
+from vitalake.lake.commits.span import PartId
 from vitalake.lake.datasets.dataset import IDENTIFYING, restricted_form
 from vitalake.lake.datasets.declared import dataset_names, load_dataset
 from vitalake.settings import Settings, StreamSettings, load_settings

@@ -22,7 +22,7 @@ from vitalake import clock
 from vitalake.errors import InputError
 from vitalake.keys import load_keys
 from vitalake.lake.commits.lake import Lake
-from vitalake.lake.commits.spans import PartId
+from vitalake.lake.commits.span import PartId
 from vitalake.lake.datasets.declared import load_dataset
 from vitalake.settings import StreamSettings, load_settings
 

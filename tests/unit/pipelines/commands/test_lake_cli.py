@@ -12,7 +12,7 @@ from pipelines.commands import ledger as ledger_command
 from tests.unit.vitalake.lake.span_samples import begin, open_lake, positions, staged_span, write_spans
 from vitalake.cli.app import main
 from vitalake.lake.commits.lake import Lake
-from vitalake.lake.commits.spans import COUNT_NAMES
+from vitalake.lake.commits.span import COUNT_NAMES
 
 COMMANDS = [
     ["lake", "tables"], ["lake", "show", "published/observation"], ["lake", "show", "spans"], ["lake", "verify"],

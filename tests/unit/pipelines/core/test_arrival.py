@@ -16,7 +16,7 @@ from tests.decoding import conformer
 from tests.fhir import message
 from tests.services.polls import LaneWithoutKafka
 from vitalake import clock
-from vitalake.lake.commits.spans import PartId
+from vitalake.lake.commits.span import PartId
 
 DAY_MS = 86_400_000
 

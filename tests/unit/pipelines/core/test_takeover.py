@@ -9,7 +9,7 @@ import pytest
 from pipelines.core.takeover import take_over
 from tests.unit.vitalake.lake.span_samples import JOB, begin, open_lake, part, positions, staged_span
 from vitalake.errors import InputError
-from vitalake.lake.commits.spans import Superseded
+from vitalake.lake.commits.span_log import Superseded
 
 
 def test_the_successor_adds_what_was_decided_and_the_process_before_decides_nothing_more(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from tests.decoding import BROKER_MS, conformer, decoder_of, take, take_by
 from tests.fhir import message
 from tests.hl7 import obx, oru
 from tests.vocabularies import declare
-from vitalake.lake.commits.spans import MOST_LOCAL, OTHERS, Counts, Part, PartId
+from vitalake.lake.commits.span import MOST_LOCAL, OTHERS, Counts, Part, PartId
 from vitalake.settings import Settings
 from vitalake.vocabulary import load_vocabulary
 

@@ -16,7 +16,8 @@ from tests.fhir import message
 from vitalake import clock
 from vitalake.home import Home
 from vitalake.lake.commits.lake import Lake
-from vitalake.lake.commits.spans import PartId, SpanConflict
+from vitalake.lake.commits.span import PartId
+from vitalake.lake.commits.span_log import SpanConflict
 from vitalake.settings import StreamSettings, load_settings
 
 PART = PartId("bench", "0123456789abcdefghijkl", 0)

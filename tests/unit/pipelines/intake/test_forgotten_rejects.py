@@ -16,7 +16,7 @@ from pipelines.intake.steps import Steps
 from pipelines.reprocess.writing import counts_of
 from tests.fhir import message
 from vitalake import clock
-from vitalake.lake.commits.spans import PartId
+from vitalake.lake.commits.span import PartId
 from vitalake.lake.datasets.declared import load_dataset
 from vitalake.settings import StreamSettings, load_settings
 

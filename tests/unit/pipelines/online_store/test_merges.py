@@ -27,7 +27,7 @@ from tests.decoding import decoder_of
 from tests.hl7 import MSH, adt, obx, oru
 from tests.services.serving import HOUR, WardUnderTest
 from vitalake import clock
-from vitalake.lake.commits.spans import PartId
+from vitalake.lake.commits.span import PartId
 from vitalake.lake.datasets.declared import load_dataset
 from vitalake.settings import StreamSettings
 

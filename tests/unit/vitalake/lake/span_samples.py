@@ -13,7 +13,7 @@ import pyarrow as pa
 from vitalake import clock
 from vitalake.lake.commits.lake import Lake
 from vitalake.lake.commits.seen import write_seen
-from vitalake.lake.commits.spans import Counts, Part, PartId, Span
+from vitalake.lake.commits.span import Counts, Part, PartId, Span
 from vitalake.lake.datasets.declared import load_dataset
 from vitalake.lake.tables.digests import digest_in
 from vitalake.lake.tables.table import Table

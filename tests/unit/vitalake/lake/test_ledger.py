@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from tests.unit.vitalake.lake.span_samples import begin, empty_span, open_lake, part, staged_span, write_spans
 from vitalake.lake.commits.ledger import MOST_PROBLEMS, Chain, Ledger, LiveLedger, summarise
-from vitalake.lake.commits.spans import COUNT_NAMES, Counts, Span
+from vitalake.lake.commits.span import COUNT_NAMES, Counts, Span
 from vitalake.lake.maintenance.compaction import compact
 from vitalake.lake.tables.digests import Damaged
 

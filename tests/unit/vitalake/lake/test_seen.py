@@ -13,7 +13,7 @@ from pipelines.core.poll import Poll
 from tests.fhir import message
 from tests.services.polls import LaneWithoutKafka
 from vitalake.lake.commits.seen import FOLDER, read_seen
-from vitalake.lake.commits.spans import SEEN, Span
+from vitalake.lake.commits.span import SEEN, Span
 from vitalake.lake.tables.table import StagedFile
 
 PAYLOADS = [message(1), message(2, issued="2025-06-01T10:05:00+02:00")]

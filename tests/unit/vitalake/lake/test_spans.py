@@ -22,9 +22,11 @@ from tests.unit.vitalake.lake.span_samples import (
     write_spans,
 )
 from vitalake.errors import InputError, LakeError, ServiceUnavailable
+from vitalake.lake.commits.adding import add_span
 from vitalake.lake.commits.lake import Lake
 from vitalake.lake.commits.ledger import summarise
-from vitalake.lake.commits.spans import Counts, SpanConflict, Superseded, Unbalanced, add_span
+from vitalake.lake.commits.span import Counts
+from vitalake.lake.commits.span_log import SpanConflict, Superseded, Unbalanced
 from vitalake.lake.maintenance.verify import verify
 from vitalake.lake.tables.table import Table
 

@@ -10,7 +10,8 @@ import pytest
 from tests.unit.vitalake.lake.span_samples import JOB, SHARD, begin, open_lake, positions, staged_span, write_spans
 from vitalake import clock
 from vitalake.lake.commits.lake import Lake
-from vitalake.lake.commits.spans import SEEN, Span, SpanConflict, Superseded
+from vitalake.lake.commits.span import SEEN, Span
+from vitalake.lake.commits.span_log import SpanConflict, Superseded
 from vitalake.lake.maintenance.compaction import compact
 from vitalake.lake.maintenance.sweep import _dead_rewrites, sweep
 from vitalake.lake.maintenance.verify import verify

@@ -25,7 +25,7 @@ from tests.hl7 import MSH, adt, obx, oru
 from vitalake import clock
 from vitalake.clinical.records import History
 from vitalake.keys import load_keys
-from vitalake.lake.commits.spans import PartId
+from vitalake.lake.commits.span import PartId
 from vitalake.lake.datasets.declared import load_dataset
 from vitalake.settings import StreamSettings, load_settings
 

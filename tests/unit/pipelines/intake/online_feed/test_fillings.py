@@ -29,7 +29,7 @@ from tests.unit.pipelines.intake.online_feed.feed_samples import (
 )
 from vitalake import clock
 from vitalake.lake.commits.lake import Lake
-from vitalake.lake.commits.spans import PartId
+from vitalake.lake.commits.span import PartId
 from vitalake.lake.maintenance.rewrite import read_file
 from vitalake.lake.tables.table import StagedFile, Table
 

@@ -1,33 +1,25 @@
-"""Spans: stretches of input, each decided by one commit that moves the positions and lists the files to add."""
+"""The spans table: decides spans, knows positions, and lists what was decided."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from types import MappingProxyType
 from typing import Literal
 
-import msgspec
-import pyarrow as pa
 from deltalake.exceptions import CommitFailedError, DeltaError
 
 from vitalake import clock
 from vitalake.errors import InputError, LakeError, ServiceUnavailable
 from vitalake.failpoints import failpoint
 from vitalake.lake.commits.format import begin_format, check_readable, check_writable
+from vitalake.lake.commits.span import PartId, Span, from_row, left_by, to_row
+from vitalake.lake.commits.transactions import CUT, claim_app, epoch_app, fence_app, job_number, kind_of, topic_app
 from vitalake.lake.datasets.declared import load_dataset
 from vitalake.lake.tables.log import explained
 from vitalake.lake.tables.storage import Storage
-from vitalake.lake.tables.table import StagedFile, Table
-
-SEEN = "seen"
-"""Name under which a span lists its look-back files. It is not a table, so they are added nowhere."""
-
-
-CUT = "cut"
-"""The application whose transaction keeps for how many entries, of those that repairs set aside, fences were raised."""
+from vitalake.lake.tables.table import Table
 
 
 class SpanConflict(LakeError):
@@ -42,193 +34,6 @@ class Superseded(LakeError):
 
 class Unbalanced(LakeError):
     """A span's counts contradict each other: the span is not decided."""
-
-
-class Counts(msgspec.Struct):
-    """The counts of one partition's messages and rows in one span, by outcome."""
-
-    messages: int = 0
-    decoded: int = 0
-    undecodable: int = 0
-    tombstones: int = 0
-    lost_upstream: int = 0
-    rows: int = 0
-    published: int = 0
-    rejected: int = 0
-    duplicate: int = 0
-    filtered: int = 0
-    held: int = 0
-    late: int = 0
-
-    @property
-    def balanced(self) -> bool:
-        """Return whether every message and every row has exactly one outcome."""
-        return (
-            self.messages == self.decoded + self.undecodable + self.tombstones + self.lost_upstream
-            and self.rows == self.published + self.rejected + self.duplicate + self.filtered + self.held
-            and min(msgspec.structs.astuple(self)) >= 0
-        )
-
-    def add(self, other: Counts) -> None:
-        """Add other counts to these."""
-        for name in COUNT_NAMES:
-            setattr(self, name, getattr(self, name) + getattr(other, name))
-
-
-COUNT_NAMES: tuple[str, ...] = Counts.__struct_fields__
-"""The names of the counts, in the order of the ledger's equations."""
-
-
-class PartId(msgspec.Struct, frozen=True, order=True):
-    """A partition of a topic; a topic that was deleted and created again has another ``topic_id``."""
-
-    topic: str
-    topic_id: str
-    partition: int
-
-    def __str__(self) -> str:
-        """Return ``topic[partition]``."""
-        return f"{self.topic}[{self.partition}]"
-
-    def app_id(self, dataset: str) -> str:
-        """Return the application id of the Delta transaction that keeps this partition's position."""
-        return f"{dataset}/{self.topic_id}/{self.partition}"
-
-
-MOST_LOCAL = 500
-"""Local codes counted by name in one stretch: a sender that gives every row a new code must not fill the ledger."""
-
-OTHERS = ""
-"""The name under which local codes beyond ``MOST_LOCAL`` are counted."""
-
-
-def _added(one: Mapping[str, int], other: Mapping[str, int]) -> dict[str, int]:
-    return {name: one.get(name, 0) + other.get(name, 0) for name in {**one, **other}}
-
-
-def _bounded(counts: dict[str, int]) -> dict[str, int]:
-    named = [name for name in counts if name != OTHERS]
-    if len(named) <= MOST_LOCAL:
-        return counts
-    kept = {name: counts[name] for name in named[:MOST_LOCAL]}
-    return kept | {OTHERS: sum(counts.values()) - sum(kept.values())}
-
-
-class Part(msgspec.Struct, omit_defaults=True):
-    """One partition's stretch of a span: ``start`` (None: nothing was read before) up to ``end``, exclusive.
-
-    ``unfit`` counts, by column, the published rows whose text the column may not hold: it is null where they are
-    published, and kept in the restricted zone. ``mapped`` and ``unmapped`` count the rows that came with a code of a
-    local system, by that code (and the code it was mapped to): only of systems and forms that the home declares.
-    """
-
-    id: PartId
-    start: int | None
-    first: int
-    end: int
-    counts: Counts
-    max_effective_us: int | None = None
-    lost_unknown: bool = False
-    unfit: dict[str, int] = {}
-    mapped: dict[str, int] = {}
-    unmapped: dict[str, int] = {}
-
-    def count_unfit(self, counts: Mapping[str, int]) -> None:
-        """Add counts of unfit values by column."""
-        self.unfit = _added(self.unfit, counts)
-
-    def count_local(self, mapped: Mapping[str, int], unmapped: Mapping[str, int]) -> None:
-        """Add counts of local codes; codes beyond ``MOST_LOCAL`` are counted together, without a name."""
-        self.mapped = _bounded(_added(self.mapped, mapped))
-        self.unmapped = _bounded(_added(self.unmapped, unmapped))
-
-
-class Span(msgspec.Struct):
-    """A stretch of input: what was read, the counts of its outcomes, and the files that hold its rows.
-
-    Attributes:
-        kind: a stretch of input (stream), a gap in or before it (gap), or its end (closed). Or rows that were read
-            before: rejected or held messages that were read again (replay), and rows whose patient was found or
-            corrected (attribution).
-        fence: the dataset's fence when the rows were made; see ``SpanLog.raise_fence``.
-        associations: version of the table of device associations that attributed the rows; 0: none was needed.
-        load_us: when the load of a warehouse that it belongs to began to write, greater than that of every earlier
-            one of the source; 0: it belongs to none.
-    """
-
-    span_id: str
-    kind: Literal["stream", "gap", "closed", "replay", "attribution"]
-    job: str
-    dataset: str
-    shard: str
-    epoch: int
-    decided_us: int
-    rules: str
-    decoder: str
-    parts: list[Part]
-    latency: dict[int, int]
-    files: list[StagedFile]
-    fence: int = 0
-    associations: int = 0
-    load_us: int = 0
-
-    @property
-    def transactions(self) -> dict[str, int]:
-        """Return the position that each partition reaches, by application id."""
-        return {part.id.app_id(self.dataset): part.end for part in self.parts}
-
-    def files_of(self, table: str) -> list[StagedFile]:
-        """Return the files that were staged for one table."""
-        return [file for file in self.files if file.table == table]
-
-
-class _Body(msgspec.Struct):
-    parts: list[Part]
-    latency: dict[int, int]
-    files: list[StagedFile]
-    fence: int = 0
-    associations: int = 0
-    load_us: int = 0
-
-
-_BODY_DECODER = msgspec.json.Decoder(_Body)
-
-
-def to_row(span: Span) -> pa.Table:
-    """Return the row of a span, as ``from_row`` reads it."""
-    body = _Body(span.parts, span.latency, span.files, span.fence, span.associations, span.load_us)
-    values = {
-        "span_id": span.span_id,
-        "kind": span.kind,
-        "job": span.job,
-        "dataset": span.dataset,
-        "share": span.shard,
-        "epoch": span.epoch,
-        "decided_at": datetime.fromtimestamp(span.decided_us / 1e6, tz=UTC),
-        "rules": span.rules,
-        "decoder": span.decoder,
-        "body": msgspec.json.encode(body).decode(),
-    }
-    return pa.Table.from_pylist([values], schema=load_dataset("spans").schema)
-
-
-def from_row(row: dict[str, object]) -> Span:
-    """Return the span that a row of the spans table holds."""
-    body = _BODY_DECODER.decode(str(row["body"]))
-    decided = row["decided_at"]
-    assert isinstance(decided, datetime)
-    plain = {name: row[name] for name in ("span_id", "kind", "job", "dataset", "epoch", "rules", "decoder")}
-    return Span(
-        shard=str(row["share"]),  # the column keeps the name that it has on disk
-        **plain,  # type: ignore[arg-type]
-        decided_us=round(decided.timestamp() * 1e6),
-        parts=body.parts,
-        latency=body.latency,
-        files=body.files,
-        fence=body.fence,
-        associations=body.associations,
-        load_us=body.load_us,
-    )
 
 
 @dataclass(slots=True)
@@ -266,8 +71,8 @@ class SpanLog:
         Raises:
             InputError: another job already reads one of them into the dataset.
         """
-        mine = _job_number(job)
-        claims = {_claim_app(dataset, topic_id): mine for topic_id in sorted(topic_ids)}
+        mine = job_number(job)
+        claims = {claim_app(dataset, topic_id): mine for topic_id in sorted(topic_ids)}
 
         def ready() -> Literal["commit", "done"]:
             held = {app: self.table.transaction(app) for app in claims}
@@ -291,7 +96,7 @@ class SpanLog:
             ServiceUnavailable: the lake cannot be reached.
         """
         check_writable(self.lake)
-        app = f"{job}/{shard}/epoch"
+        app = epoch_app(job, shard)
         for _ in range(50):
             self.table.refresh()
             # A repair can have lost the first epochs of a shard: each entry that it set aside had one at most.
@@ -313,7 +118,7 @@ class SpanLog:
     def current_epoch(self, *, job: str, shard: str) -> int:
         """Return the shard's newest epoch; 0: it never began one."""
         self.table.refresh()
-        return self.table.transaction(f"{job}/{shard}/epoch") or 0
+        return self.table.transaction(epoch_app(job, shard)) or 0
 
     def fence(self, dataset: str) -> int:
         """Return the height of the dataset's fence; 0: it was never raised."""
@@ -360,22 +165,20 @@ class SpanLog:
 
     def begun(self, *, job: str, dataset: str) -> Begun:
         """Return every partition that was ever begun, also if nothing of it was read."""
-        mine, claims, topics = _job_number(job), _claim_app(dataset, ""), f"topic/{dataset}/"
-        loads, places = _last_app(dataset, ""), f"{dataset}/"
-        found = Begun()
+        mine, found = job_number(job), Begun()
         self.table.refresh()
         for app, version in self.table.all_transactions().items():
-            if app.startswith(topics):
-                topic_id, _, topic = app.removeprefix(topics).rpartition("/")
-                found.topics[topic_id] = topic
-            elif app.startswith(claims) and version == mine:
-                found.claimed.add(app.removeprefix(claims))
-            elif app.startswith(loads):
-                found.loads[app.removeprefix(loads)] = version
-            elif app.startswith(places):
-                topic_id, _, partition = app.removeprefix(places).rpartition("/")
-                if partition.isdecimal():
-                    found.positions[topic_id, int(partition)] = version
+            kind, named = kind_of(app)
+            if named.get("dataset") != dataset:
+                continue
+            if kind == "topic":
+                found.topics[named["topic_id"]] = named["topic"]
+            elif kind == "claim" and version == mine:
+                found.claimed.add(named["topic_id"])
+            elif kind == "last load":
+                found.loads[named["topic_id"]] = version
+            elif kind == "position":
+                found.positions[named["topic_id"], int(named["partition"])] = version
         return found
 
     def begin_at(
@@ -396,7 +199,7 @@ class SpanLog:
         """
         starts = {part.app_id(dataset): position for part, position in positions.items()}
         begun = {**topics, **{part.topic_id: part.topic for part in positions}}
-        names = {_name_app(dataset, topic_id, topic): 1 for topic_id, topic in sorted(begun.items())}
+        names = {topic_app(dataset, topic_id, topic): 1 for topic_id, topic in sorted(begun.items())}
 
         def ready() -> Literal["commit", "done"]:
             if any(self.table.transaction(app) is not None for app in starts):
@@ -442,12 +245,12 @@ class SpanLog:
                     remedy="Nothing of this span was committed. This is a bug: keep the logs and report it.",
                 )
         row = self.table.stage(to_row(span), stem=span.span_id)
-        epoch_app = _epoch_app(span)
+        epoch = epoch_app(span.job, span.shard)
 
         def ready() -> Literal["commit", "done"]:
             if self._is_decided(span):
                 return "done"
-            if (self.table.transaction(epoch_app) or 0) != span.epoch:
+            if (self.table.transaction(epoch) or 0) != span.epoch:
                 raise Superseded(
                     "A successor has taken this shard over",
                     where=f"{span.job}/{span.shard}",
@@ -512,89 +315,5 @@ class SpanLog:
         return found
 
 
-def fence_app(dataset: str) -> str:
-    """Return the application whose transaction keeps the height of a dataset's fence."""
-    return f"fence/{dataset}"
-
-
-def is_epoch(app: str) -> bool:
-    """Return whether a transaction of the spans table keeps a shard's epoch."""
-    return app.endswith("/epoch") and not app.startswith("topic/")
-
-
-def _epoch_app(span: Span) -> str:
-    return f"{span.job}/{span.shard}/epoch"
-
-
-def left_by(span: Span) -> dict[str, int]:
-    """Return what a decided span leaves besides positions, by application id: its shard's epoch, its topics' load."""
-    topic_ids = {part.id.topic_id for part in span.parts} if span.load_us else set()
-    loads = {_last_app(span.dataset, topic_id): span.load_us for topic_id in sorted(topic_ids)}
-    return {_epoch_app(span): span.epoch} | loads
-
-
-def fence_of(span: Span) -> dict[str, int]:
-    """Return the transaction of the fence that a span was decided under, if it was raised by then."""
-    return {fence_app(span.dataset): span.fence} if span.fence else {}
-
-
-def begun_by(span: Span) -> dict[str, int]:
-    """Return the transactions by which a stretch of input was begun: its job's claims, and the names of its topics."""
-    if span.kind != "stream":
-        return {}
-    found = {}
-    for topic_id, topic in sorted({(part.id.topic_id, part.id.topic) for part in span.parts}):
-        found[_claim_app(span.dataset, topic_id)] = _job_number(span.job)
-        found[_name_app(span.dataset, topic_id, topic)] = 1
-    return found
-
-
-def _claim_app(dataset: str, topic_id: str) -> str:
-    return f"claim/{dataset}/{topic_id}"
-
-
-def _name_app(dataset: str, topic_id: str, topic: str) -> str:
-    return f"topic/{dataset}/{topic_id}/{topic}"
-
-
-def _last_app(dataset: str, topic_id: str) -> str:
-    """Return the application whose transaction keeps the load of a topic's last span."""
-    return f"last/{dataset}/{topic_id}"
-
-
-def _job_number(job: str) -> int:
-    """Return the number by which a claim names a job: the versions of transactions are int64."""
-    return int.from_bytes(hashlib.blake2b(job.encode(), digest_size=7).digest())
-
-
 def _day(us: int) -> str:
     return str((datetime.fromtimestamp(0, tz=UTC) + timedelta(microseconds=us)).date())
-
-
-def add_span(span: Span, table: Table) -> bool:
-    """Add a decided span's files to a table; return False if there was nothing left to do.
-
-    Raises:
-        LakeError: some of the span's partitions are added and some are not: something else has changed the table.
-    """
-    files = span.files_of(table.name)
-    if not files or is_added(span, table):
-        return False
-
-    def ready() -> Literal["commit", "done"]:
-        if is_added(span, table):
-            return "done"
-        if any((table.transaction(app) or -1) >= end for app, end in span.transactions.items()):
-            raise LakeError(
-                "A span is added for some partitions and not for others",
-                where=f"{table.name}, span {span.span_id}",
-                remedy="Run 'vitalake lake verify', and restore the table from a back-up made before that change.",
-            )
-        return "commit"
-
-    return table.commit_when(ready, add=files, transactions=span.transactions)
-
-
-def is_added(span: Span, table: Table) -> bool:
-    """Return whether the table, as last refreshed, holds the span. Positions only grow: a stale object may say no."""
-    return all((table.transaction(app) or -1) >= end for app, end in span.transactions.items())

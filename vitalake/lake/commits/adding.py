@@ -1,12 +1,14 @@
-"""The order in which decided spans are added to tables."""
+"""Adds decided spans to tables, in an order in which the earlier stretches of each partition come first."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 from graphlib import CycleError, TopologicalSorter
 from itertools import pairwise
+from typing import Literal
 
-from vitalake.lake.commits.spans import Span, is_added
+from vitalake.errors import LakeError
+from vitalake.lake.commits.span import Span
 from vitalake.lake.tables.table import Table
 
 
@@ -40,3 +42,32 @@ def in_order(spans: Iterable[Span]) -> list[Span]:
         return [by_time[number] for number in order.static_order()]
     except CycleError:  # they contradict each other, which is found when they are added
         return by_time
+
+
+def add_span(span: Span, table: Table) -> bool:
+    """Add a decided span's files to a table; return False if there was nothing left to do.
+
+    Raises:
+        LakeError: some of the span's partitions are added and some are not: something else has changed the table.
+    """
+    files = span.files_of(table.name)
+    if not files or is_added(span, table):
+        return False
+
+    def ready() -> Literal["commit", "done"]:
+        if is_added(span, table):
+            return "done"
+        if any((table.transaction(app) or -1) >= end for app, end in span.transactions.items()):
+            raise LakeError(
+                "A span is added for some partitions and not for others",
+                where=f"{table.name}, span {span.span_id}",
+                remedy="Run 'vitalake lake verify', and restore the table from a back-up made before that change.",
+            )
+        return "commit"
+
+    return table.commit_when(ready, add=files, transactions=span.transactions)
+
+
+def is_added(span: Span, table: Table) -> bool:
+    """Return whether the table, as last refreshed, holds the span. Positions only grow: a stale object may say no."""
+    return all((table.transaction(app) or -1) >= end for app, end in span.transactions.items())
