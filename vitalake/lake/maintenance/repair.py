@@ -29,7 +29,9 @@ from vitalake.lake.maintenance.beginning import (
     restore_first_entry,
     restore_newest_entry,
 )
-from vitalake.lake.maintenance.rewrite import read_file
+from vitalake.lake.maintenance.journal import Journal
+from vitalake.lake.maintenance.lock import unlock_table
+from vitalake.lake.maintenance.rewrite import is_locked, read_file
 from vitalake.lake.maintenance.vacuum import kept_files, span_id_of
 from vitalake.lake.tables.digests import Damaged
 from vitalake.lake.tables.entry_digests import LogProblem
@@ -119,6 +121,7 @@ def add_missing_spans(lake: Lake, done: dict[str, LogRepair]) -> None:
     for name in _readable(done):
         try:
             _add_again(lake, lake.table(name), done[name])
+            _unlock(lake, lake.table(name))
         except LakeError as error:  # go on with the other tables
             done[name].left = f"{error.what} ({error.where})"
 
@@ -336,3 +339,9 @@ def _add_again(lake: Lake, table: Table, report: LogRepair) -> None:
         if add_span(span, table):
             report.spans += 1
             report.rows += sum(file.rows for file in span.files_of(table.name))
+
+
+def _unlock(lake: Lake, table: Table) -> None:
+    """Unlock a table whose log has lost the entry that unlocked it: nobody else would."""
+    if is_locked(table) and cuts(table.storage) and Journal(lake.storage, table.dataset.name).job() is None:
+        unlock_table(table)

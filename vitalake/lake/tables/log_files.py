@@ -133,6 +133,18 @@ def cuts(storage: Storage) -> list[str]:
     return [match[1] for info in storage.fs.get_file_info(selector) if (match := _CUT.fullmatch(info.base_name))]
 
 
+def mark_of_repairs(storage: Storage) -> tuple[int, int]:
+    """Return what is another value after entries were moved out of a table's log; only for local storage.
+
+    Its versions can have other entries then: who goes on with those of before misses what the repair has raised.
+    """
+    folder = f"{storage.root}/{SET_ASIDE}"
+    try:
+        return (os.stat(folder).st_mtime_ns, len(os.listdir(folder))) if storage.local else (0, 0)
+    except OSError:  # no repair has moved anything
+        return 0, 0
+
+
 def is_to_be_made_again(storage: Storage) -> bool:
     """Return whether entries of a published table were moved out of its log, and it was not published again since.
 

@@ -26,7 +26,7 @@ from vitalake.lake.tables.dictionaries import without_unused
 from vitalake.lake.tables.digests import Damaged, damaged
 from vitalake.lake.tables.entry_digests import recorded_in_commit
 from vitalake.lake.tables.log import explained, read_transactions
-from vitalake.lake.tables.log_files import is_empty, is_hidden, newest_checkpoint
+from vitalake.lake.tables.log_files import is_empty, is_hidden, mark_of_repairs, newest_checkpoint
 from vitalake.lake.tables.schema import APP, SchemaState, apply, check, conform, new_schema, open_delta, read_state
 from vitalake.lake.tables.sorting import in_no_order
 from vitalake.lake.tables.storage import Storage
@@ -101,6 +101,7 @@ class Table:
         self._recorded_checkpoint = -1  # the newest of which an entry of this object has the digest
         self._state: SchemaState | None = None
         self._last_state: tuple[str, SchemaState] | None = None
+        self._repairs = mark_of_repairs(self.storage)
         self.delta = self._open()
         check(self.state, where=self.name)
 
@@ -154,14 +155,16 @@ class Table:
             Damaged: the log cannot be read.
             ServiceUnavailable: storage cannot be reached.
         """
-        if self.storage.local and self._is_newest():
+        repairs = mark_of_repairs(self.storage)
+        if self.storage.local and repairs == self._repairs and self._is_newest():
             return
         self._commits += 1
         self._transactions.clear()
         self._all_transactions = None
         self._state = None
-        if self._commits % REOPEN_AFTER == 0:
+        if repairs != self._repairs or self._commits % REOPEN_AFTER == 0:
             self.delta = open_delta(self.storage)
+            self._repairs, self._recorded_checkpoint = repairs, -1
             return
         try:
             self.delta.update_incremental()
@@ -230,6 +233,7 @@ class Table:
         """
         other = copy(self)
         other._commits, other._transactions, other._all_transactions, other._state = 0, {}, None, None  # noqa: SLF001 - of this class
+        other._repairs = mark_of_repairs(self.storage)  # noqa: SLF001
         other.delta = open_delta(self.storage)
         return other
 
