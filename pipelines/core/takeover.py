@@ -2,14 +2,38 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from vitalake import clock
+from vitalake.errors import SettingsError
 from vitalake.lake.commits.lake import Lake
 from vitalake.lake.commits.span import PartId
 
 ONE_SHARD = "0of1"
 """The only shard of a job that does not read from Kafka."""
+
+
+_TAKEN = re.compile("replay|attribution|devices|history-.*")
+"""Names of the jobs that do not read from Kafka: of replays, of the attributor, of entries by hand, of loads."""
+
+
+def refuse_taken(lake: Lake, job: str) -> None:
+    """Return if a stream's job may have this name; one that an earlier release let begin goes on.
+
+    Two jobs of one name would take each other's shard over: a replay ended the lane.
+
+    Raises:
+        SettingsError: another kind of job has the name.
+        ServiceUnavailable: the lake cannot be reached.
+    """
+    if _TAKEN.fullmatch(job) and not lake.spans.begun(job=job, dataset=lake.dataset.name).claimed:
+        raise SettingsError(
+            "Another kind of job has this name",
+            where=f"jobs.{job}",
+            remedy="Give the stream's job another name. Taken are replay, attribution, devices, and what begins with "
+            "history-.",
+        )
 
 
 def take_over(lake: Lake, *, job: str, parts: Sequence[PartId]) -> int:

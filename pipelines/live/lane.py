@@ -15,6 +15,7 @@ from governance.belonging import introduce
 from governance.keyservice import KeyRevoked
 from pipelines.core.kafka import Shard, ShardConsumer
 from pipelines.core.poll import DecodedPoll, Outcome, Poll
+from pipelines.core.takeover import refuse_taken
 from pipelines.core.writer import SpanWriter
 from pipelines.formats.registry import make_decoder
 from pipelines.formats.shared.result import Decoder
@@ -103,6 +104,7 @@ class Lane:
         self.consumer = consumer = ShardConsumer(self.settings, self.job, self.shard)
         parts = consumer.list_parts()
         spans = self.lake.spans
+        refuse_taken(self.lake, self.job)
         spans.claim(job=self.job, dataset=self.lake.dataset.name, topic_ids={part.topic_id for part in consumer.listed})
         epoch = spans.begin_epoch(job=self.job, shard=str(self.shard))
         introduce(self.settings, self.steps.keys, self.steps.vault)

@@ -35,6 +35,7 @@ class LaneUnderTest:
     bootstrap: str
     topic: str
     partitions: int = 2
+    job: str = "vitals"
     sent: int = 0
     options: dict[str, object] = field(default_factory=dict)
 
@@ -43,7 +44,7 @@ class LaneUnderTest:
         self.options |= stream
         document = {
             "kafka": {"bootstrap_servers": self.bootstrap},
-            "jobs": {"vitals": {"topics": {self.topic: "fhir"}, **self.options}},
+            "jobs": {self.job: {"topics": {self.topic: "fhir"}, **self.options}},
             "observability": {"port": 0},
         }
         (self.home / "vitalake.yaml").write_text(yaml.safe_dump(document))
@@ -84,7 +85,7 @@ class LaneUnderTest:
         forked: bool = False,
     ) -> subprocess.Popen[bytes]:
         """Start a worker process; in a fork only if nobody kills it from outside."""
-        arguments = [str(self.home / "vitalake.yaml"), "vitals", shard]
+        arguments = [str(self.home / "vitalake.yaml"), self.job, shard]
         arguments += ["--until-idle", str(idle)] if idle else []
         module = "pipelines.live.worker_main"
         command = (

@@ -267,6 +267,17 @@ def test_an_older_copy_of_the_care_store_is_told_and_lacks_what_came_since(lane:
         assert care.completeness.incomplete_since_us() == 0
 
 
+def test_a_job_with_the_name_of_another_kind_reads_nothing(lane: LaneUnderTest) -> None:
+    lane.send(message(i) for i in range(3))
+    lane.job = "devices"
+    lane.configure()
+    assert "Give the stream's job another name" in lane.run(expect=10)
+    lane.job = "vitals"
+    lane.configure()
+    lane.run()
+    lane.assert_exactly_once(3)
+
+
 def test_two_readers_on_the_same_partitions_publish_everything_once(lane: LaneUnderTest) -> None:
     lane.send(message(i) for i in range(1_000))
     first, second = lane.start(shard="0of1", forked=True), lane.start(shard="0of2", forked=True)
