@@ -15,11 +15,11 @@ from vitalake.errors import InputError, LakeError, ServiceUnavailable
 from vitalake.failpoints import failpoint
 from vitalake.lake.commits.format import begin_format, check_readable, check_writable
 from vitalake.lake.commits.span import PartId, Span, from_row, left_by, to_row
-from vitalake.lake.commits.transactions import CUT, claim_app, epoch_app, fence_app, job_number, kind_of, topic_app
+from vitalake.lake.commits.transactions import REPAIRED, claim_app, epoch_app, fence_app, job_number, kind_of, topic_app
 from vitalake.lake.datasets.declared import load_dataset
 from vitalake.lake.tables.log import explained
 from vitalake.lake.tables.storage import Storage
-from vitalake.lake.tables.table import Table
+from vitalake.lake.tables.table import COMMIT_ATTEMPTS, Table
 
 
 class SpanConflict(LakeError):
@@ -97,10 +97,10 @@ class SpanLog:
         """
         check_writable(self.lake)
         app = epoch_app(job, shard)
-        for _ in range(50):
+        for _ in range(COMMIT_ATTEMPTS):
             self.table.refresh()
             # A repair can have lost the first epochs of a shard: each entry that it set aside had one at most.
-            epoch = max(self.table.transaction(app) or 0, self.table.transaction(CUT) or 0) + 1
+            epoch = max(self.table.transaction(app) or 0, self.table.transaction(REPAIRED) or 0) + 1
             try:
                 self.table.commit(transactions={app: epoch})
             except CommitFailedError:
@@ -135,14 +135,18 @@ class SpanLog:
         rows made before must not be decided any more (a patient is erased, a rule is stricter), the fence is raised:
         spans under way are discarded, and lanes open again and read their input again.
 
+        A span compares the height and then commits its shard's epoch, so the raise commits all epochs again: of the two
+        commits the later one conflicts, and is planned anew. Delta would let it follow a commit of other transactions.
+
         Raises:
             ServiceUnavailable: the lake cannot be reached, or other commits always come first.
         """
         app = fence_app(dataset)
-        for _ in range(50):
+        for _ in range(COMMIT_ATTEMPTS):
             height = max(self.fence(dataset) + 1, clock.now_us())
+            epochs = {app: epoch for app, epoch in self.table.all_transactions().items() if kind_of(app)[0] == "epoch"}
             try:
-                self.table.commit(transactions={app: height})
+                self.table.commit(transactions=epochs | {app: height}, retries=0)  # no epoch is begun in between
             except CommitFailedError:
                 continue
             except (OSError, DeltaError) as error:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,8 @@ from vitalake.lake.commits.span import Counts
 from vitalake.lake.commits.span_log import SpanConflict, Superseded, Unbalanced
 from vitalake.lake.maintenance.verify import verify
 from vitalake.lake.tables.table import Table
+
+FENCE = "fence/observation"
 
 POINTS = [
     "start-epoch", "start-rolled", "before-stage:2", "staged", "staged:2", "before-decide:2", "decided", "decided:3",
@@ -295,3 +299,64 @@ def test_partitions_that_were_read_and_closed_are_known_from_the_spans(lake: Lak
     lake.spans.decide(end)
     assert lake.spans.read_partitions("observation") == ({part()}, {part()})
     assert lake.spans.read_partitions("encounter") == (set(), set())
+
+
+# -- the fence ---------------------------------------------------------------------------------------------------
+
+
+def _between(monkeypatch: pytest.MonkeyPatch, table: Table, act: Callable[[], object]) -> None:
+    """Do something once, after a table's next commit was planned and before it is made."""
+    commit = Table.commit
+
+    def commit_after(self: Table, **arguments: Any) -> None:
+        if self is table:
+            monkeypatch.setattr(Table, "commit", commit)
+            act()
+        commit(self, **arguments)
+
+    monkeypatch.setattr(Table, "commit", commit_after)
+
+
+def test_a_fence_raised_between_the_check_and_the_commit_of_a_span_refuses_the_span(
+    lake: Lake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Delta let the span follow the raise, because they wrote other transactions: rows were shown by earlier rules."""
+    span = staged_span(lake, 0, 5)
+    _between(monkeypatch, lake.spans.table, lambda: fresh(lake).spans.raise_fence("observation"))
+    with pytest.raises(SpanConflict):
+        lake.spans.decide(span)
+    assert list(fresh(lake).spans.all_spans()) == []
+
+
+@pytest.mark.parametrize("begun", [True, False])
+def test_no_span_of_the_earlier_fence_is_decided_after_a_raise(
+    lake: Lake, monkeypatch: pytest.MonkeyPatch, begun: bool
+) -> None:
+    """Whoever raises it adds what was decided before. A shard can begin, and check, while the raise is committed."""
+    other, commit, raised = fresh(lake), Table.commit, list[dict[str, Any]]()
+
+    def commit_in_turn(self: Table, **arguments: Any) -> None:
+        if self is lake.spans.table and not raised:  # planned: the other decides first, but for its commit
+            raised.append(arguments)
+            where, shard, epoch = part(), SHARD, 1
+            if not begun:
+                where, shard = part(1), "1of2"
+                other.spans.begin_at("observation", {where: 0})
+                epoch = other.spans.begin_epoch(job=JOB, shard=shard)
+            with suppress(SpanConflict):
+                other.spans.decide(staged_span(other, 0, 5, at=where, epoch=epoch, shard=shard))
+        elif self is other.spans.table and "add" in arguments and arguments["add"] and len(raised) == 1:
+            with suppress(CommitFailedError):
+                commit(lake.spans.table, **raised[0])
+            raised.append({})
+        commit(self, **arguments)
+
+    monkeypatch.setattr(Table, "commit", commit_in_turn)
+    lake.spans.raise_fence("observation")
+    assert len(raised) == 2
+    fence = 0
+    for path in sorted(Path(lake.storage.root, "spans", "_delta_log").glob("*.json")):
+        actions = [msgspec.json.decode(line) for line in path.read_bytes().splitlines()]
+        assert not (fence and any("add" in action for action in actions)), "decided after the raise"
+        fence = max([fence, *(a["txn"]["version"] for a in actions if a.get("txn", {}).get("appId") == FENCE)])
+    assert fence
