@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 from governance.vault.sealed_rows import PatientKeys, open_value
 from pipelines.attribution.timeline import OPEN_END
 from pipelines.formats.shared.records import MERGED
+from vitalake.lake.commits.transactions import REPAIRED
 from vitalake.lake.datasets.dataset import DEVICE_KEY, SUBJECT
 from vitalake.lake.tables.schema import conform
 from vitalake.lake.tables.storage import Storage
@@ -138,8 +139,13 @@ def _read(table: Table, path: str) -> pa.Table:
 
 
 def _rows_since(table: Table, known: int) -> pa.Table:
-    """Return the rows added by commits since a version; all rows if the log does not reach back that far."""
-    added = added_since(table.storage, known, table.delta.version())
+    """Return the rows added by commits since a version; all rows if the log does not reach back that far.
+
+    Nor does it where a repair has set entries of that version aside: it had other rows.
+    """
+    repaired = table.transaction(REPAIRED)
+    lost = repaired is not None and known - 1 <= repaired
+    added = None if lost else added_since(table.storage, known, table.delta.version())
     paths: Iterable[str] = table.snapshot().files if added is None else added
     try:
         parts = [_read(table, path) for path in paths]

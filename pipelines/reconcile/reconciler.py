@@ -215,6 +215,8 @@ class _Work:
         version = self._associations.look(now=True)
         late = self._watch.late(version)
         known = min(self._watch.associations, version if late is None else late)
+        if self._watch.associations > version:  # the table is from a back-up: which rows are new cannot be known
+            known = 0
         if known < version:
             stretches = changed_since(self._associations.table, known, self._steps.vault)
             if stretches:

@@ -31,7 +31,7 @@ from vitalake import clock
 from vitalake.cli.app import main
 from vitalake.lake.commits.lake import Lake
 from vitalake.lake.commits.ledger import summarise
-from vitalake.lake.commits.span import PartId, Span
+from vitalake.lake.commits.span import PartId, Span, to_row
 from vitalake.lake.commits.span_log import SpanConflict, SpanLog, Superseded
 from vitalake.lake.maintenance.compaction import compact
 from vitalake.lake.maintenance.deletion import drop_rows, purge
@@ -770,6 +770,87 @@ def test_a_lost_span_without_files_leaves_no_gap_in_the_ledger(
     _torn(entries(settings, "spans")[lost - 1])
     run(home, capfd, "lake", "repair")
     assert summarise(opened(settings).spans).to_json() == before
+    assert sound(settings)
+
+
+@pytest.mark.parametrize("which", [0, 1, -1])
+@pytest.mark.parametrize("others", [*((name,) for name in TABLES[:3]), tuple(TABLES[:2]), tuple(TABLES[:3])])
+def test_logs_that_are_damaged_together_lose_no_span_that_positions_have_passed(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], which: int, others: tuple[str, ...]
+) -> None:
+    """Spans whose files no table named any more were dropped, and the lane went on behind them."""
+    home = tmp_path / "home"
+    init_home(home, copy_samples)
+    settings = load_settings(home)
+    lane = LaneWithoutKafka(home)
+    for numbers in (range(5), None, range(5, 10)):
+        lane.send([(0, observed(n)) for n in numbers] if numbers else [(0, BAD), (0, BAD)], cut=True)
+    lane.lane.finish()
+    rows = published(settings)
+    for name in (*others, "spans"):
+        added = [path for path in entries(settings, name) if b'"add"' in path.read_bytes()]
+        _torn(added[min(which, len(added) - 1)])
+    run(home, capfd, "lake", "repair")
+    lake = opened(settings)
+    position = lake.spans.positions("observation", [PartId("t", "u", 0)])[PartId("t", "u", 0)] or 0
+    spans = [(part.start, part.end) for span in lake.spans.all_spans() for part in span.parts]
+    assert sorted(spans) == [one for one in ((0, 5), (5, 7), (7, 12)) if one[1] <= position]
+    # What no position is beyond is read again.
+    assert sum(published(settings).values()) == {12: 10, 7: 5, 5: 5, 0: 0}[position]
+    assert not set(published(settings)) - set(rows)
+    assert sound(settings)
+
+
+def test_spans_whose_files_were_compacted_long_ago_are_decided_again(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A checkpoint names replaced files for a week: older spans were dropped, and every load was sent to repair."""
+    home, ago = tmp_path / "home", timedelta(days=10)
+    init_home(home, copy_samples)
+    settings = load_settings(home)
+    stream(home, range(2))
+    rows = published(settings)
+    with monkeypatch.context() as patched:
+        now, now_us = clock.now, clock.now_us
+        patched.setattr(clock, "now", lambda: now() - ago)
+        patched.setattr(clock, "now_us", lambda: now_us() - ago // timedelta(microseconds=1))
+        for name in TABLES[:2]:
+            assert compact(opened(settings).table(name), min_files=2).days
+    for name in TABLES[:2]:
+        table = opened(settings).table(name)
+        table.delta.create_checkpoint()
+        table.record_checkpoint()
+        vacuum(opened(settings), table)
+    _torn(next(path for path in entries(settings, "spans") if b'"add"' in path.read_bytes()))
+    run(home, capfd, "lake", "repair")
+    assert len(list(opened(settings).spans.all_spans())) == 2
+    assert published(settings) == rows
+    assert sound(settings)
+
+
+def test_a_span_that_nobody_decided_is_not_decided_by_a_repair(
+    home: Path, settings: Settings, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A worker was killed before it could: who reads its messages again may read them under other rules."""
+    lane, decide = LaneWithoutKafka(home, topic_id="open"), SpanLog.decide
+    lane.send([(0, observed(1))], cut=True)
+
+    def killed(log: SpanLog, span: Span) -> None:
+        log.table.stage(to_row(span), stem=span.span_id)
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(SpanLog, "decide", killed)
+        lane.send([(0, observed(2))], cut=True)
+    assert SpanLog.decide is decide
+    spans = list(opened(settings).spans.all_spans())
+    twin = msgspec.structs.replace(spans[0], span_id=f"vitals.0of1.e1.{'a' * 32}", files=[])  # read again since
+    opened(settings).spans.table.stage(to_row(twin), stem=twin.span_id)
+    rows = published(settings)
+    _torn(next(path for path in entries(settings, "spans") if b'"add"' in path.read_bytes()))
+    run(home, capfd, "lake", "repair")
+    assert {span.span_id for span in opened(settings).spans.all_spans()} == {span.span_id for span in spans}
+    assert published(settings) == rows
     assert sound(settings)
 
 

@@ -23,9 +23,10 @@ from vitalake.lake.commits.span import Span
 from vitalake.lake.commits.span_log import SpanConflict, SpanLog, Superseded
 from vitalake.lake.commits.transactions import KINDS, Name, kind_of
 from vitalake.lake.maintenance.compaction import compact
+from vitalake.lake.tables.table import Table
 from vitalake.settings import load_settings
 
-OF_SPANS = {"position", "topic", "claim", "last load", "fence", "epoch", "raised", "associations", "looked"}
+OF_SPANS = {"position", "topic", "claim", "last load", "fence", "epoch", "repaired", "associations", "looked"}
 """Kinds that only the spans table has, without its own maintenance."""
 
 
@@ -138,13 +139,48 @@ def test_who_began_between_two_repairs_is_fenced_off_by_the_second(
         opened(settings).spans.raise_fence("observation")
     else:
         opened(settings).spans.begin_epoch(job="vitals", shard="0of1")
-    _tear(_with("raised", _entries(home))[-1])
+    _tear(_with("repaired", _entries(home))[-1])
     repair(settings)
     for number in range(more):
         opened(settings).spans.begin_epoch(job="other", shard=f"{number}of5")
     with pytest.raises((SpanConflict, Superseded)):
         lane.send([(0, observed(2))], cut=True)
     assert sound(settings)
+
+
+def test_a_repair_between_the_check_and_the_commit_of_a_span_refuses_the_span(loaded: Path, tmp_path: Path) -> None:
+    """What the repair has raised is no newer than what the span was planned on, so that Delta compares nothing."""
+    home = Path(shutil.copytree(loaded, tmp_path / "home"))
+    settings = load_settings(home)
+    lane = LaneWithoutKafka(home, topic_id="open")
+    commit, table = Table.commit, lane.lane.lake.spans.table
+
+    def commit_after_a_repair(self: Table, **arguments: Any) -> None:
+        if self is table:
+            patched.setattr(Table, "commit", commit)
+            _tear(_entries(home)[-2])
+            repair(settings)
+        commit(self, **arguments)
+
+    with pytest.MonkeyPatch.context() as patched, pytest.raises((SpanConflict, Superseded)):
+        patched.setattr(Table, "commit", commit_after_a_repair)
+        lane.send([(0, observed(1))], cut=True)
+    assert sound(settings)
+
+
+def test_fences_are_raised_also_if_somebody_has_tidied_away_what_an_earlier_repair_set_aside(
+    loaded: Path, tmp_path: Path
+) -> None:
+    home = Path(shutil.copytree(loaded, tmp_path / "home"))
+    settings = load_settings(home)
+    shutil.rmtree(home / "lake" / "spans" / "_damaged")
+    lane = LaneWithoutKafka(home, topic_id="open")
+    lane.send([(0, observed(1))], cut=True)
+    opened(settings).spans.raise_fence("observation")
+    _tear(_entries(home)[-1])
+    repair(settings)
+    with pytest.raises((SpanConflict, Superseded)):
+        lane.send([(0, observed(2))], cut=True)
 
 
 @pytest.mark.parametrize("table", ["published/observation", "restricted/observation"])

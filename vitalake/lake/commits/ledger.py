@@ -106,6 +106,11 @@ class Chain:
         self._starts[first:last] = [min([start, *(other for other, _ in touched)])]
         self._ends[first:last] = [max([end, *(other for _, other in touched)])]
 
+    def is_free(self, start: int, end: int) -> bool:
+        """Return whether no stretch has any of these positions."""
+        first = bisect.bisect_right(self._ends, start)
+        return first == len(self._starts) or self._starts[first] >= end
+
     @property
     def gaps(self) -> list[tuple[int, int]]:
         """Return the gaps between the stretches, as (begin, end)."""

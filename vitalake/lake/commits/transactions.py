@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 Name = Literal[
-    "position", "topic", "claim", "last load", "fence", "epoch", "raised",
+    "position", "topic", "claim", "last load", "fence", "epoch", "repaired",
     "associations", "looked", "maintenance", "rewritten rows", "lock", "lost rows", "schema",
 ]  # fmt: skip
 
@@ -61,13 +61,13 @@ def _kind(name: Name, form: str, says: str, restored: Restored) -> Kind:
     return Kind(name, re.compile(pattern), says, restored)
 
 
-CUT = "cut"
-"""The application that keeps for how many entries, of those that repairs set aside, fences and epochs were raised."""
+REPAIRED = "repaired"
+"""The application that keeps the newest version that a repair set aside, once nothing can rest on it any more."""
 
 # A job or a dataset can be called like the first word of a form, so the first form that fits counts: a name of a topic
 # can be a number, and only by its length is the id of a topic told from another dataset's name and id.
 KINDS = (
-    _kind("raised", CUT, "for how many entries set aside fences and epochs were raised", "above"),
+    _kind("repaired", f"{REPAIRED}|cut", "newest version that a repair set aside and made up for", "above"),
     _kind("schema", "schema", "revision of the dataset that the table's columns were brought to", "as undone"),
     _kind("maintenance", "maintenance/<table>", "number of the newest rewrite", "as undone"),
     _kind("rewritten rows", "rows/<table>", "rows that rewrites added or (negative) dropped", "as undone"),

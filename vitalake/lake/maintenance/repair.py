@@ -7,6 +7,7 @@ not committed again: the files that a rewrite replaced stay for a week, and late
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -21,8 +22,8 @@ from vitalake.lake.commits.adding import add_span, in_order, missing_spans
 from vitalake.lake.commits.lake import Lake
 from vitalake.lake.commits.ledger import Chain
 from vitalake.lake.commits.span import Part, Span, begun_by, fence_of, from_row, left_by, to_row
-from vitalake.lake.commits.transactions import CUT, fence_app, kind_of, lost_app
-from vitalake.lake.datasets.dataset import Dataset
+from vitalake.lake.commits.transactions import REPAIRED, fence_app, kind_of, lost_app
+from vitalake.lake.datasets.dataset import ASSOCIATION, Dataset
 from vitalake.lake.maintenance.beginning import (
     can_restore_first_entry,
     checkpoint_beginning,
@@ -36,7 +37,7 @@ from vitalake.lake.maintenance.vacuum import kept_files, span_id_of
 from vitalake.lake.tables.digests import Damaged
 from vitalake.lake.tables.entry_digests import LogProblem
 from vitalake.lake.tables.log import examine, explained
-from vitalake.lake.tables.log_files import LAST, LOG, SET_ASIDE, STAMP, cuts, list_log
+from vitalake.lake.tables.log_files import LAST, LOG, SET_ASIDE, STAMP, cuts, list_log, newest_cut
 from vitalake.lake.tables.storage import Storage
 from vitalake.lake.tables.table import StagedFile, Table
 
@@ -117,11 +118,16 @@ def add_missing_spans(lake: Lake, done: dict[str, LogRepair]) -> None:
     Raises:
         LakeError, ServiceUnavailable: a commit failed.
     """
-    _fence_off(lake)
+    attributed = _fence_off(lake)
     for name in _readable(done):
+        table = lake.table(name)
         try:
-            _add_again(lake, lake.table(name), done[name])
-            _unlock(lake, lake.table(name))
+            _add_again(lake, table, done[name])
+            _unlock(lake, table)
+            _outnumber(table, newest_cut(table.storage))
+            # A table from a back-up can have fewer versions than spans were attributed by.
+            if table.dataset.kind == ASSOCIATION and attributed > table.delta.version():
+                _outnumber(table, attributed)
         except LakeError as error:  # go on with the other tables
             done[name].left = f"{error.what} ({error.where})"
 
@@ -191,21 +197,27 @@ def set_log_aside(storage: Storage) -> list[str]:
 def _decide_again(lake: Lake, report: LogRepair, others: Iterable[str]) -> None:
     """Commit the rows of spans again that were decided and that the spans table has lost.
 
-    A span was decided if some table has its files. A span that had only duplicates has no files; it was decided if it
-    fills a gap, because a later span begins where it ends.
+    A span was decided if some table has its files. Another one was decided if positions are beyond it and no span of
+    those that are known covers it: those of the spans table, or of a table that was to be given rows of it.
     """
     table = lake.spans.table
     table.refresh()
     loose = _loose_rows(table)
     if not loose:
         return
-    rows = sorted(loose, key=lambda item: item[0].decided_us)
-    added = {path for name in others for path in kept_files(lake.table(name))}
+    tables = [lake.table(name) for name in others]
+    added = {path for other in tables for path in kept_files(other)}
     # Other spans were never decided, or were added nowhere: their messages are read again.
-    decided = [(span, path) for span, path in rows if {file.path for file in span.files} & added]
+    decided = [(span, path) for span, path in loose if {file.path for file in span.files} & added]
     table.refresh()
+    reached: dict[str, int] = {}
+    for other in (table, *tables):
+        for app, position in other.all_transactions().items():
+            if kind_of(app)[0] == "position":
+                reached[app] = max(reached.get(app, 0), position)
     known = [*lake.spans.all_spans(), *(span for span, _ in decided)]
-    decided += _filling([item for item in rows if not item[0].files], known)
+    found = {span.span_id for span, _ in decided}
+    decided += _passed([item for item in loose if item[0].span_id not in found], known, reached)
     paths = {span.span_id: path for span, path in decided}
     spans = in_order(span for span, _ in decided)
     begun: dict[str, int] = {}  # by the last job that read a topic: it can have taken it over
@@ -216,31 +228,45 @@ def _decide_again(lake: Lake, report: LogRepair, others: Iterable[str]) -> None:
         report.spans += 1
 
 
-def _fence_off(lake: Lake) -> None:
+def _fence_off(lake: Lake) -> int:
     """Raise fences and epochs beyond all that the log has lost, so that whoever holds a lost one can decide nothing.
 
+    Returns the newest version of the table of associations by which anything was attributed; -1: nothing was.
+
     Without that, the fence would be back where it was before the raise that was lost: a lane with earlier rules or keys
-    would be right again, and so would be a republish that was interrupted before it. Each entry that a repair sets
-    aside can have raised one fence, or one epoch by one; a transaction keeps for how many of them this was done, also
-    if the repair is killed.
+    would be right again, and so would be a republish that was interrupted before it. Each entry that was set aside can
+    have begun an epoch.
     """
-    table, highest = lake.spans.table, dict[str, int]()
+    table, highest, attributed = lake.spans.table, dict[str, int](), 0
     for span in lake.spans.all_spans():
+        attributed = max(attributed, span.associations)
         for app, height in fence_of(span).items():
             highest[app] = max(highest.get(app, 0), height)
     table.refresh()
-    found, cut = table.all_transactions(), len(cuts(table.storage))
-    lost = max(0, cut - found.get(CUT, 0))
+    found, cut = table.all_transactions(), newest_cut(table.storage)
+    attributed = max([attributed, *(v for app, v in found.items() if kind_of(app)[0] == "associations")])
     raised = {app: height for app, height in highest.items() if height > found.get(app, 0)}
-    if lost:
+    if cut > found.get(REPAIRED, -1):
         datasets = {name.rpartition("/")[2] for name in lake.here()}
         fences = {fence_app(dataset) for dataset in datasets} | highest.keys()
         now = clock.now_us()
         raised = {app: max(found.get(app, 0) + 1, highest.get(app, 0) + 1, now) for app in sorted(fences)}
-        raised |= {app: epoch + lost for app, epoch in found.items() if kind_of(app)[0] == "epoch"}
-        raised[CUT] = cut
+        raised |= {app: epoch + cut + 1 for app, epoch in found.items() if kind_of(app)[0] == "epoch"}
+        raised[REPAIRED] = cut
     if raised:
         _commit(table, raised)
+    _outnumber(table, cut)
+    return attributed - 1  # a span has the number of the next version
+
+
+def _outnumber(table: Table, version: int) -> None:
+    """Commit until the table's versions are beyond one that was lost: who compares numbers must see another one."""
+    table.refresh()
+    recorded = table.transaction(REPAIRED)
+    if version >= 0 and (recorded is None or recorded < version):
+        _commit(table, {REPAIRED: version})
+    while version >= table.delta.version():
+        _commit(table, {})
 
 
 def _loose_rows(table: Table) -> list[tuple[Span, str]]:
@@ -270,31 +296,34 @@ def _ids_of(table: Table, file: StagedFile) -> set[str]:
     return {span_id for part in read_file(table, file, columns=["span_id"]) for span_id in part["span_id"].to_pylist()}
 
 
-def _filling(loose: Iterable[tuple[Span, str]], known: Iterable[Span]) -> list[tuple[Span, str]]:
-    """Return the spans that fill gaps between the known ones.
+def _passed(
+    loose: Iterable[tuple[Span, str]], known: Iterable[Span], reached: Mapping[str, int]
+) -> list[tuple[Span, str]]:
+    """Return the spans of stretches that positions have passed and that no known span covers.
 
     If a killed worker and its successor made spans of the same messages, the successor's is chosen.
+
+    Args:
+        loose: the spans to choose from, each with the path of its row.
+        known: the spans that were decided.
+        reached: the highest position of each partition, by application id.
     """
-    chains: dict[str, Chain] = {}
+    chains = defaultdict[str, Chain](Chain)
     for span in known:
-        _add_stretches(span, chains)
+        for part in span.parts:
+            chains[part.id.app_id(span.dataset)].add(_start(part), part.end)
     chosen = []
     for span, path in sorted(loose, key=lambda item: (item[0].epoch, item[0].decided_us), reverse=True):
-        gaps = {app: chains[app].gaps for app in span.transactions if app in chains}
-        in_gap, at_end = 0, 0
-        for part in span.parts:
-            app, start = part.id.app_id(span.dataset), _start(part)
-            in_gap += any(low <= start and part.end <= high for low, high in gaps.get(app, []))
-            at_end += app not in chains or start >= chains[app].end
-        if in_gap and in_gap + at_end == len(span.parts):
-            _add_stretches(span, chains)
+        stretches = [(part.id.app_id(span.dataset), _start(part), part.end) for part in span.parts]
+        passed = [
+            start < end <= reached.get(app, 0) and chains[app].is_free(start, end) for app, start, end in stretches
+        ]
+        beyond = [start >= reached.get(app, 0) for app, start, _ in stretches]
+        if any(passed) and all(p or b for p, b in zip(passed, beyond, strict=True)):
+            for app, start, end in stretches:
+                chains[app].add(start, end)
             chosen.append((span, path))
     return chosen
-
-
-def _add_stretches(span: Span, chains: dict[str, Chain]) -> None:
-    for part in span.parts:
-        chains.setdefault(part.id.app_id(span.dataset), Chain()).add(_start(part), part.end)
 
 
 def _start(part: Part) -> int:

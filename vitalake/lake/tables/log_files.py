@@ -24,11 +24,11 @@ _CHECKPOINT = re.compile(r"(\d{20})\.checkpoint(?:\..+)?\.parquet")
 STAMP = "%Y%m%dT%H%M%S"
 """Prefix of the name of a file that was set aside: when, in UTC."""
 
-_CUT = re.compile(r"(\d{8}T\d{6})\.\d{20}\.json")
-"""The name of an entry that a repair set aside."""
-
 DONE = ".made-again"
-"""Suffix of such a name: the table was made again since."""
+"""Suffix of the name of an entry that a repair set aside: the table was made again since."""
+
+_CUT = re.compile(rf"(?P<stamp>\d{{8}}T\d{{6}})\.(?P<version>\d{{20}})\.json(?P<done>{re.escape(DONE)})?")
+"""The name of an entry that a repair set aside."""
 
 
 @dataclass(slots=True)
@@ -128,9 +128,18 @@ def cut_at(storage: Storage) -> float:
 
 
 def cuts(storage: Storage) -> list[str]:
-    """Return when each entry was moved out of a table's log by a repair, as ``STAMP``."""
+    """Return when each entry was moved out of a table's log by a repair, as ``STAMP``, if not made again since."""
+    return [match["stamp"] for match in _cuts(storage) if not match["done"]]
+
+
+def newest_cut(storage: Storage) -> int:
+    """Return the newest version that repairs ever moved out of a table's log; -1: none did."""
+    return max((int(match["version"]) for match in _cuts(storage)), default=-1)
+
+
+def _cuts(storage: Storage) -> list[re.Match[str]]:
     selector = pafs.FileSelector(f"{storage.root}/{SET_ASIDE}", allow_not_found=True)
-    return [match[1] for info in storage.fs.get_file_info(selector) if (match := _CUT.fullmatch(info.base_name))]
+    return [match for info in storage.fs.get_file_info(selector) if (match := _CUT.fullmatch(info.base_name))]
 
 
 def mark_of_repairs(storage: Storage) -> tuple[int, int]:
@@ -158,7 +167,7 @@ def note_made_again(storage: Storage) -> None:
     """Record that a table was made again, by renaming the files that were moved out of its log."""
     selector = pafs.FileSelector(f"{storage.root}/{SET_ASIDE}", allow_not_found=True)
     for info in storage.fs.get_file_info(selector):
-        if _CUT.fullmatch(info.base_name):
+        if (match := _CUT.fullmatch(info.base_name)) and not match["done"]:
             storage.fs.move(info.path, f"{info.path}{DONE}")
 
 

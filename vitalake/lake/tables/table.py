@@ -354,6 +354,8 @@ class Table:
         Raises:
             CommitFailedError: another commit conflicts, or the object is stale: refresh and plan again.
         """
+        if mark_of_repairs(self.storage) != self._repairs:
+            raise CommitFailedError("A repair has moved entries of the log away")
         milliseconds, version = clock.now_us() // 1000, self.delta.version()
         checkpoint = newest_checkpoint(self.storage)
         adds = [
@@ -413,8 +415,9 @@ class Table:
     ) -> bool:
         """Append once ``ready`` returns "commit"; return False if it returns "done".
 
-        ``ready`` is called after every refresh, and the commit is made on the same version, so that no other commit can
-        come between. It raises an error to give up. If the reply to a commit is lost, the next call finds it done.
+        ``ready`` is called after every refresh. Other commits may come between it and this one, but none of the same
+        transactions: then it is called again. What it relies on must be among them, or whoever changes that must commit
+        one of them too. It raises an error to give up. If the reply to a commit is lost, the next call finds it done.
 
         Raises:
             ServiceUnavailable: storage cannot be reached.

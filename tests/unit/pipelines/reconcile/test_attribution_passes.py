@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,8 @@ from governance.belonging import open_vault
 from pipelines.core.open_letters import census
 from pipelines.erasure.request import Eraser
 from pipelines.reconcile.reconciler import Attribution, AtWork
-from tests.attribution import Ward, hl7_time, pid, pv1
+from pipelines.republish.repair import repair
+from tests.attribution import Ward, hl7_time, pid, pv1, shown
 from tests.hl7 import adt
 from vitalake import clock
 from vitalake.errors import ServiceUnavailable
@@ -313,3 +316,82 @@ def test_a_lake_out_of_reach_leaves_what_was_known(ward: Ward) -> None:
     ward.stream([ward.bed(0), ward.bed(6)], steps=steps)
     assert ward.everywhere(EVERYBODY) == {0: "A", 6: "B"}
     steps.close()
+
+
+@pytest.mark.parametrize(
+    ("how", "before"),
+    [*((how, before) for how in ("lost entry", "lost entry, open attributor", "back-up") for before in (False, True)),
+     ("back-up, not repaired", False)],
+)  # fmt: skip
+def test_associations_that_come_after_a_repair_of_their_log_move_values(
+    home: Path, monkeypatch: pytest.MonkeyPatch, how: str, before: bool
+) -> None:
+    """They got versions that there had been with other rows: nobody looked, and values stayed with the wrong patient.
+
+    New spans are looked at again for two days, which would hide it.
+    """
+    ago = timedelta(days=10)
+    folder = home / "lake" / "restricted" / "device_association"
+    with monkeypatch.context() as patched:
+        now, now_us = clock.now, clock.now_us
+        patched.setattr(clock, "now", lambda: now() - ago)
+        patched.setattr(clock, "now_us", lambda: now_us() - ago // timedelta(microseconds=1))
+        ward = Ward(home)
+        ward.associate("bed-1", "A", 0)
+        ward.stream([ward.bed(second) for second in range(6)])
+        shutil.copytree(folder / "_delta_log", home / "back-up")
+        for _ in range(2):
+            compact(ward.lake.table("restricted/device_association"), min_files=1)
+            ward.associate("bed-3", "C", 100)
+        ward.attribute()
+    attributor = Attribution(ward.settings)
+    attributor.run()
+    table = ward.lake.table("restricted/device_association")
+    seen = table.delta.version()
+    if before:
+        ward.associate("bed-1", "B", 3)
+    if "back-up" in how:
+        shutil.rmtree(folder / "_delta_log")
+        shutil.copytree(home / "back-up", folder / "_delta_log")
+    else:
+        entries = sorted((folder / "_delta_log").glob("*.json"))
+        next(path for path in entries if b'"remove"' in path.read_bytes()).write_bytes(b"torn")
+    if how != "back-up, not repaired":
+        repair(ward.settings)
+    if not before:
+        ward.associate("bed-1", "B", 3)
+    if how == "back-up":  # the log is as long as the one that the attributor knows
+        while ward.lake.table(table.name).delta.version() < seen:
+            ward.associate("bed-3", "C", 100)
+    if "open" not in how:
+        attributor.close()
+        attributor = Attribution(ward.settings)
+    attributor.run()
+    attributor.close()
+    moved = dict.fromkeys(range(3), "A") | dict.fromkeys(range(3, 6), "B")
+    tokens = {ward.token(patient): patient for patient in EVERYBODY}
+    assert shown(ward.lake.published.scan().to_pylist(), tokens) == moved
+    assert shown(ward.restricted().to_pylist(), {patient: patient for patient in EVERYBODY}) == moved
+    assert verify(ward.lake) == []
+
+
+def test_a_lane_that_was_open_during_a_repair_reads_the_associations_again(ward: Ward) -> None:
+    steps = ward.steps()
+    ward.associate("bed-1", "A", 0)
+    for _ in range(2):
+        compact(ward.lake.table("restricted/device_association"), min_files=1)
+        ward.associate("bed-3", "C", 100)
+    ward.stream([ward.bed(second) for second in range(3)], steps=steps)
+    ward.attribute()
+    entries = sorted((ward.home / "lake/restricted/device_association/_delta_log").glob("*.json"))
+    next(path for path in entries if b'"remove"' in path.read_bytes()).write_bytes(b"torn")
+    assert steps.attributor is not None
+    seen = steps.attributor.associations.version
+    repair(ward.settings)
+    ward.associate("bed-1", "B", 3)
+    assert steps.attributor.associations.look(now=True) > seen + 1
+    ward.stream([ward.bed(second) for second in range(3, 6)], steps=steps)
+    steps.close()
+    moved = dict.fromkeys(range(3), "A") | dict.fromkeys(range(3, 6), "B")
+    ward.attribute()
+    assert ward.everywhere(EVERYBODY) == moved
