@@ -26,6 +26,7 @@ from vitalake.keys import KeyRing
 from vitalake.lake.datasets.dataset import DEVICE_KEY
 from vitalake.lake.datasets.declared import load_dataset, quarantine_datasets
 from vitalake.lake.maintenance.deletion import count_rows, distinct_values, drop_rows, purge
+from vitalake.lake.maintenance.lock import outdate_replacement
 from vitalake.lake.maintenance.sweep import roll_forward_all
 from vitalake.lake.tables.buckets import patient_column
 from vitalake.lake.tables.table import Table
@@ -184,8 +185,10 @@ class PatientRemoval:
         for dataset in sorted({load_dataset(name.rpartition("/")[2]).name for name in present} - {"spans"}):
             lake.spans.raise_fence(dataset)
         roll_forward_all(lake)
-        failpoint("erase-settled")
         tables = [table for name, table in present.items() if name != "spans"]
+        for table in tables:
+            outdate_replacement(table)
+        failpoint("erase-settled")
         return sorted(tables, key=lambda table: not table.name.startswith("quarantine/"))
 
     def _forget_elsewhere(self, forgotten: Forgotten, *, patients: Sequence[str] | None = None) -> dict[str, int]:

@@ -24,6 +24,7 @@ from governance.audit import AuditEvent, open_audit
 from governance.belonging import open_vault
 from governance.belonging.erasures import ErasureCopies
 from governance.home import init_home
+from governance.policy.masks import Pseudonyms
 from governance.samples import copy_samples
 from pipelines.core.poll import Poll
 from pipelines.online_store.opening import open_online_store
@@ -52,6 +53,7 @@ from vitalake.lake.maintenance.rewrite import is_locked
 from vitalake.lake.maintenance.sweep import roll_forward_all, sweep
 from vitalake.lake.maintenance.verify import verify
 from vitalake.lake.tables.storage import open_storage
+from vitalake.lake.tables.table import Table
 from vitalake.settings import Settings, load_settings
 
 PATIENTS = 4
@@ -178,6 +180,33 @@ def test_republish_makes_old_rows_what_todays_rules_say(settings: Settings, monk
     assert sound(settings)
     (settings.path(settings.governance) / "test.yaml").unlink()
     assert republish(settings, "observation").rows_after == 60, "nothing of what a rule left out is lost"
+    assert sound(settings)
+
+
+def test_republish_publishes_nobody_who_was_erased_between_its_check_and_its_commit(
+    home: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing of the patient was published until then, so that the erasure rewrote no file of that table."""
+    lane = LaneWithoutKafka(home, topic_id="more")
+    lane.send([(0, message(900, patient="p-9", status="amended"))], cut=True)
+    lane.lane.steps.close()
+    make_stricter(settings)
+    republish(settings, "observation")
+    (settings.path(settings.governance) / "test.yaml").unlink()
+    commit = Table.commit
+
+    def erase_before(table: Table, **arguments: Any) -> None:
+        if table.name == "published/observation" and arguments.get("remove"):
+            monkeypatch.setattr(Table, "commit", commit)
+            command = ["patient", "erase", "p-9", "--reason", "asked for", "--yes", "--home", str(home)]
+            assert main(command) == 0
+        commit(table, **arguments)
+
+    monkeypatch.setattr(Table, "commit", erase_before)
+    republish(settings, "observation")
+    erased = Pseudonyms(load_keys(settings.path(settings.keys)), "patient-identifier").token("p-9")
+    assert erased not in opened(settings).published.scan()["patient_id"].to_pylist()
+    assert sum(published(settings).values()) == 60
     assert sound(settings)
 
 

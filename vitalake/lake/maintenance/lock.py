@@ -53,6 +53,29 @@ def unlock_table(table: Table) -> None:
     )
 
 
+def outdate_replacement(table: Table) -> None:
+    """Take the right to commit from a replacement of the table that is being prepared; it has to start again.
+
+    Call it once the fence is raised: the replacement compares the fence, and then commits to another table than the
+    spans'. A rewrite of rows would conflict with it, but there may be none to rewrite in what it replaces.
+
+    Raises:
+        ServiceUnavailable: other commits always come first.
+    """
+    for _ in range(COMMIT_ATTEMPTS):
+        table.refresh()
+        if not is_locked(table):
+            return
+        try:
+            table.commit(transactions={maintenance_app(table.name): _next(table)})
+        except CommitFailedError:
+            continue
+        return
+    raise ServiceUnavailable(
+        "Other commits to the table always come first", where=table.name, remedy="Try again in a quieter hour."
+    )
+
+
 def abandon(journal: Journal, tables: Sequence[Table]) -> bool:
     """Give a job up, even if another process runs it; return whether there was one. The sweeper deletes its files.
 
