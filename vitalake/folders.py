@@ -19,11 +19,15 @@ def sync_folder(folder: Path) -> None:
 
 
 @contextmanager
-def folder_lock(folder: Path) -> Iterator[None]:
-    """Lock a folder against other processes: for files that are replaced, which cannot be locked themselves."""
+def folder_lock(folder: Path, *, wait: bool = True) -> Iterator[None]:
+    """Lock a folder against other processes: for files that are replaced, which cannot be locked themselves.
+
+    Raises:
+        BlockingIOError: another process has locked it, and ``wait`` is not set.
+    """
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield
     finally:
         os.close(descriptor)

@@ -200,13 +200,16 @@ def hold(
     """
     from datetime import UTC, timedelta
 
+    from governance.erasure.alone import erasures_locked
+
     with _opened(home) as (eraser, settings, keys, vault):
         given = _given(patient)
         subject = eraser.subject_of(given)
         end = until.replace(tzinfo=UTC) + timedelta(days=1, microseconds=-1) if until else None  # that day counts
         with _recording_hold(eraser, settings, keys, given, outcome="held"):
             eraser.refuse_words(given, reason)
-            before = vault.hold(subject, reason, end)
+            with erasures_locked(settings):  # retention deletes by the holds that it has read, a table at a time
+                before = vault.hold(subject, reason, end)
         standing = vault.holds(subject)
     changed = f", instead of {before.lasts}" if before else ""
     typer.echo(f"Legal hold set {f'until {until:%Y-%m-%d}' if until else 'until it is released'}{changed}.")

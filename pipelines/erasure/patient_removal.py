@@ -24,7 +24,7 @@ from vitalake.failpoints import failpoint
 from vitalake.home import Home
 from vitalake.keys import KeyRing
 from vitalake.lake.datasets.dataset import DEVICE_KEY
-from vitalake.lake.datasets.declared import load_dataset, quarantine_datasets
+from vitalake.lake.datasets.declared import published_datasets, quarantine_datasets
 from vitalake.lake.maintenance.deletion import count_rows, distinct_values, drop_rows, purge
 from vitalake.lake.maintenance.lock import outdate_replacement
 from vitalake.lake.maintenance.sweep import roll_forward_all
@@ -179,13 +179,12 @@ class PatientRemoval:
         interrupted, the rows are still there and tell from which messages they were made.
         """
         lake = Home(self._settings).lake()
-        present = lake.present()
-        if "spans" not in present:
+        if not lake.storage.holds_table("spans"):
             return []
-        for dataset in sorted({load_dataset(name.rpartition("/")[2]).name for name in present} - {"spans"}):
-            lake.spans.raise_fence(dataset)
+        # Of all datasets: the first rows of one can come meanwhile, and make its tables.
+        lake.spans.raise_fences({*published_datasets(), *quarantine_datasets()})
         roll_forward_all(lake)
-        tables = [table for name, table in present.items() if name != "spans"]
+        tables = [table for name, table in lake.present().items() if name != "spans"]
         for table in tables:
             outdate_replacement(table)
         failpoint("erase-settled")

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from governance.belonging.erasures import ErasureCopies
+from governance.erasure.alone import erasures_locked
 from governance.erasure.certificate import Certificate, TableErased, is_there, load, new_id, now, save
 from governance.erasure.forgotten import forgotten_of
 from governance.erasure.person import ErasedPerson
@@ -24,9 +25,8 @@ from pipelines.erasure.patient_removal import Holdings, PatientRemoval
 from pipelines.erasure.retention_duty import refuse_before_retention_ends
 from pipelines.people.linked_ids import linked_ids_of
 from pipelines.people.patients import pseudonyms_of
-from vitalake.errors import InputError, PrivacyError, VitaLakeError
+from vitalake.errors import InputError, PrivacyError, ServiceUnavailable, VitaLakeError
 from vitalake.failpoints import failpoint
-from vitalake.folders import folder_lock
 from vitalake.home import Home
 from vitalake.keys import KeyRing
 from vitalake.lake.tables.storage import open_storage
@@ -365,9 +365,16 @@ class Eraser:
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
-        """Keep other processes from erasing: one would finish what runs here, and write a second certificate of it."""
-        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with folder_lock(self._folder):
+        """Keep other processes from erasing, and a re-key from giving patients pseudonyms that are not looked for.
+
+        Raises:
+            ServiceUnavailable: a re-key has done so since the keys were read; nothing was done.
+        """
+        with erasures_locked(self._settings):
+            if Home(self._settings).keys.versions("pseudonym") != self._keys.versions("pseudonym"):
+                raise ServiceUnavailable(
+                    "The pseudonym key was changed meanwhile", where="pseudonym", remedy="Start the command again."
+                )
             yield
 
     def reapply(self, certificates: Sequence[Certificate]) -> Reapplied:

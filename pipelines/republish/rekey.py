@@ -7,6 +7,7 @@ from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, field
 
+from governance.erasure.alone import erasures_locked
 from governance.keyuse import open_vault
 from governance.policy.masks import Pseudonyms
 from pipelines.people.patients import former_versions, pseudonyms_by
@@ -71,7 +72,8 @@ def rekey(
     version = _begun(settings, journal)
     done = Rekeyed(version)
     progress(f"pseudonym key {version}")
-    add_version(settings.path(settings.keys), "pseudonym", version)
+    with erasures_locked(settings):  # an erasure looks for the pseudonyms that it knows when it begins
+        add_version(settings.path(settings.keys), "pseudonym", version)
     failpoint("rekey-added")
     done.patients = _retoken(settings)
     failpoint("rekey-retokened")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
 
 import pyarrow as pa
 
@@ -13,7 +15,8 @@ from governance.policy.rules import load_policy
 from governance.vault import Vault
 from governance.vault.sealed_rows import RowSealer
 from pipelines.intake.steps import make_sealer
-from vitalake.errors import InputError, LakeError
+from vitalake.errors import InputError, LakeError, ServiceUnavailable
+from vitalake.folders import folder_lock
 from vitalake.home import Home
 from vitalake.lake.commits.lake import Lake, restricted_name
 from vitalake.lake.commits.transactions import lost_app
@@ -74,7 +77,8 @@ def republish(
         return converter(make_sealer(lake.dataset, opened[-1], keys), plan)
 
     try:
-        done = replace_table(lake, kind="republish", rules=f"{rules}+{HIDING}", make=make, counted=counted)
+        with _alone(lake):
+            done = replace_table(lake, kind="republish", rules=f"{rules}+{HIDING}", make=make, counted=counted)
     finally:
         for vault in opened:
             vault.close()
@@ -83,6 +87,23 @@ def republish(
         delete_replaced(lake.published)
     note_made_again(lake.published.storage)
     return done
+
+
+@contextmanager
+def _alone(lake: Lake) -> Iterator[None]:
+    """Keep other processes of this host from publishing the same dataset: each would take the job from the other.
+
+    Raises:
+        ServiceUnavailable: another one does.
+    """
+    storage = lake.published.storage
+    try:
+        with folder_lock(Path(storage.root), wait=False) if storage.local else nullcontext():
+            yield
+    except BlockingIOError:
+        raise ServiceUnavailable(
+            "Another process is publishing this dataset again", where=lake.published.name, remedy="Let it end first."
+        ) from None
 
 
 def refuse_lost(lake: Lake) -> None:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 
+from governance.erasure.alone import erasures_locked
 from governance.keyuse import open_vault
 from governance.policy.masks import Pseudonyms
 from vitalake.home import Home
 from vitalake.keys import KeyRing
 from vitalake.lake.commits.lake import published_name, restricted_name
 from vitalake.lake.datasets.declared import load_dataset, published_datasets
+from vitalake.lake.maintenance.deletion import Value
+from vitalake.lake.maintenance.lock import outdate_replacement
 from vitalake.lake.maintenance.retention import Expired, expire, first_kept_day
 from vitalake.settings import Settings
 
@@ -36,14 +39,6 @@ def retain(
     """
     lake = Home(settings).lake()
     present = lake.present()
-    keys = Home(settings).keys
-    vault = open_vault(settings, keys, purpose="retention")
-    try:
-        subjects = vault.on_hold()
-        ids = list(vault.patient_ids(subjects).values())
-    finally:
-        vault.close()
-    tokens = [token for makes in _pseudonyms(keys) for token in map(makes.token, ids)]
     for dataset in datasets or published_datasets():
         retention_days = days or load_dataset(dataset).retention_days
         tables = [present[name] for name in (restricted_name(dataset), published_name(dataset)) if name in present]
@@ -51,8 +46,23 @@ def retain(
             continue
         lake.spans.raise_fence(dataset)
         for table in tables:
-            held = subjects if table.name.startswith("restricted/") else tokens
-            yield expire(table, first_kept_day(retention_days), held=held, progress=progress)
+            outdate_replacement(table)
+            with erasures_locked(settings):  # who sets a legal hold waits until the table is done
+                held = _on_hold(settings, identified=table.name.startswith("restricted/"))
+                done = expire(table, first_kept_day(retention_days), held=held, progress=progress)
+            yield done
+
+
+def _on_hold(settings: Settings, *, identified: bool) -> Collection[Value]:
+    """Return the patients on legal hold, as a table names them; read for each table: a hold can be set meanwhile."""
+    keys = Home(settings).keys
+    vault = open_vault(settings, keys, purpose="retention")
+    try:
+        subjects = vault.on_hold()
+        ids = list(vault.patient_ids(subjects).values())
+    finally:
+        vault.close()
+    return subjects if identified else [token for makes in _pseudonyms(keys) for token in map(makes.token, ids)]
 
 
 def _pseudonyms(keys: KeyRing) -> list[Pseudonyms]:

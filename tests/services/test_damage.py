@@ -30,7 +30,7 @@ from tests.unit.vitalake.lake.span_samples import of_before
 from vitalake import clock
 from vitalake.cli.app import main
 from vitalake.lake.commits.lake import Lake
-from vitalake.lake.commits.ledger import summarise
+from vitalake.lake.commits.ledger import LiveLedger, summarise
 from vitalake.lake.commits.span import PartId, Span, to_row
 from vitalake.lake.commits.span_log import SpanConflict, SpanLog, Superseded
 from vitalake.lake.maintenance.compaction import compact
@@ -438,6 +438,41 @@ def test_lost_log_is_not_taken_for_an_empty_table(
     run(home, capfd, "lake", "rebuild", "published")
     assert published(settings) == rows
     assert sound(settings)
+
+
+@pytest.mark.parametrize("name", TABLES[:3])
+def test_lost_log_is_not_taken_for_an_empty_table_after_an_earlier_repair_either(
+    home: Path, settings: Settings, capfd: pytest.CaptureFixture[str], name: str
+) -> None:
+    """The folder of what was set aside counted as a sign that the table is being made again."""
+    rows = published(settings)
+    _torn(entries(settings, name)[-1])
+    run(home, capfd, "lake", "repair")
+    (Path(settings.lake_uri, name) / "_damaged").mkdir(exist_ok=True)
+    shutil.rmtree(Path(settings.lake_uri, name, "_delta_log"))
+    assert "log-damaged" in look_at_everything(home, capfd)
+    with pytest.raises(Damaged, match="gone"):
+        stream(home, range(3, 4), topic_id="after")
+    if name.startswith("published/"):
+        run(home, capfd, "lake", "rebuild", "published")
+        assert published(settings) == rows
+        assert sound(settings)
+
+
+def test_open_ledger_counts_no_span_that_a_repair_has_dropped(
+    home: Path, settings: Settings, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """It has no files and is the last one: its messages are read again."""
+    lane = LaneWithoutKafka(home, topic_id="open")
+    lane.send([(0, None)], cut=True)
+    lane.lane.steps.close()
+    ledger = LiveLedger(opened(settings).spans)
+    assert ledger.refresh().total.counts.tombstones == 1
+    _torn(next(path for path in reversed(entries(settings, "spans")) if b'"add"' in path.read_bytes()))
+    run(home, capfd, "lake", "repair")
+    fresh = summarise(opened(settings).spans)
+    assert fresh.total.counts.tombstones == 0
+    assert ledger.refresh().to_json() == fresh.to_json()
 
 
 def test_rebuild_publishes_again_over_a_log_that_cannot_be_read(

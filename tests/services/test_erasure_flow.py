@@ -7,7 +7,7 @@ import shutil
 import sqlite3
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import date, timedelta
@@ -37,17 +37,21 @@ from pipelines.erasure.patient_removal import PatientRemoval
 from pipelines.erasure.request import Eraser
 from pipelines.intake.steps import make_sealer
 from pipelines.online_store.opening import open_online_store
+from pipelines.republish import rekey as rekeying
+from pipelines.republish import retention
 from pipelines.republish.rekey import rekey
 from tests import forking
-from tests.attribution import Ward, hl7_time, pid, pv1
+from tests.attribution import Ward, beds, hl7_time, pid, pv1
 from tests.fhir import message
 from tests.hl7 import adt
 from tests.services.polls import LaneWithoutKafka
 from vitalake import clock, plugins
 from vitalake.cli.app import main
 from vitalake.errors import InputError, PrivacyError, ServiceUnavailable
+from vitalake.folders import folder_lock
 from vitalake.keys import load_keys
 from vitalake.lake.commits.lake import Lake
+from vitalake.lake.commits.span_log import SpanLog
 from vitalake.lake.datasets.declared import load_dataset
 from vitalake.settings import load_settings
 
@@ -587,3 +591,85 @@ def test_a_certificate_is_written_though_broker_and_rules_cannot_be_asked(home: 
     assert any("did not say" in place.what for place in done.outside)
     with pytest.raises(PrivacyError, match="already"):
         _erase(home, WHO)
+
+
+# -- what must not come between ----------------------------------------------------------------------------------
+
+
+def _is_locked(home: Path) -> bool:
+    """Return whether somebody keeps others from erasing."""
+    with suppress(BlockingIOError), folder_lock(home / "certificates", wait=False):
+        return False
+    return True
+
+
+def test_erasure_with_keys_of_before_a_re_key_does_nothing(home: Path) -> None:
+    """It looked for the pseudonyms of before, and certified that nothing was left while the new ones stayed."""
+    with _eraser(home) as eraser:
+        rekey(load_settings(home))
+        with pytest.raises(ServiceUnavailable, match="changed meanwhile"):
+            eraser.erase(WHO, reason="request 17", actor="officer")
+    assert _published(home, WHO) == 5
+    _erase(home, WHO)
+    assert _published(home, WHO) == 0
+
+
+def test_re_key_waits_for_an_erasure_and_retention_for_who_sets_a_hold(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: dict[str, bool] = {}
+    _erase(home, "only-bad", unknown=True)
+
+    def note(module: Any, name: str) -> None:
+        real = getattr(module, name)
+
+        def noting(*arguments: Any, **options: Any) -> Any:
+            seen[name] = _is_locked(home)
+            return real(*arguments, **options)
+
+        monkeypatch.setattr(module, name, noting)
+
+    note(rekeying, "add_version")
+    rekey(load_settings(home))
+    note(retention, "expire")
+    list(retention.retain(load_settings(home), datasets=["observation"], days=36_500))
+    note(Vault, "hold")
+    assert main(["patient", "hold", WHO, "--reason", "court 7", "--home", str(home)]) == 0
+    assert seen == {"add_version": True, "expire": True, "hold": True}
+    assert not _is_locked(home)
+
+
+def test_hold_that_is_set_between_two_tables_counts_for_the_second(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = load_settings(home)
+    done = []
+    for table in retention.retain(settings, datasets=["observation"], days=1):
+        done.append((table.table, table.held))
+        if len(done) == 1:
+            assert main(["patient", "hold", WHO, "--reason", "court 7", "--home", str(home)]) == 0
+    assert done == [("restricted/observation", 0), ("published/observation", 5)]
+
+
+def test_table_that_is_made_while_an_erasure_begins_is_searched_too(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A lake's first held message was decided after the tables had been listed: the patient stayed in it."""
+    held, who = home / "lake" / "quarantine" / "held", "patient-000123"
+    _send(home, "early", [message(1, patient=who)])
+    assert not held.exists()
+    raise_fences, now = SpanLog.raise_fences, clock.now()
+
+    def after_a_message(log: SpanLog, datasets: Iterable[str]) -> dict[str, int]:
+        monkeypatch.undo()
+        lane = LaneWithoutKafka(home, topic_id="late")
+        messages = [beds(n, begin=now, note=[{"text": f"moved by {one}"}]) for n, one in enumerate((who, OTHER))]
+        lane.send([(0, each) for each in messages], cut=True, broker_ms=int(now.timestamp() * 1000) + 5_000)
+        lane.lane.steps.close()
+        return raise_fences(log, datasets)
+
+    monkeypatch.setattr(SpanLog, "raise_fences", after_a_message)
+    _erase(home, who)
+    assert held.exists()
+    settings = load_settings(home)
+    keys = load_keys(settings.path(settings.keys))
+    rows = Lake(settings.lake_uri, {}).table("quarantine/held").scan().to_pylist()
+    assert [who.encode() in open_message(row, keys).payload for row in rows] == [False]

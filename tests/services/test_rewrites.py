@@ -8,7 +8,7 @@ import subprocess
 import uuid
 from collections import Counter
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, nullcontext
 from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
@@ -41,7 +41,8 @@ from tests.services.test_lake_s3 import s3_options  # noqa: F401 - a fixture
 from tests.unit.vitalake.lake.span_samples import begin, write_spans
 from vitalake import clock
 from vitalake.cli.app import main
-from vitalake.errors import InputError, LakeError, PrivacyError
+from vitalake.errors import InputError, LakeError, PrivacyError, ServiceUnavailable
+from vitalake.failpoints import failpoint
 from vitalake.keys import load_keys
 from vitalake.lake.commits.lake import Lake
 from vitalake.lake.commits.ledger import summarise
@@ -49,6 +50,7 @@ from vitalake.lake.commits.span_log import SpanConflict
 from vitalake.lake.maintenance import replacement as swap
 from vitalake.lake.maintenance.compaction import compact, put_into_buckets
 from vitalake.lake.maintenance.deletion import distinct_values, drop_rows, purge
+from vitalake.lake.maintenance.lock import unlock_table
 from vitalake.lake.maintenance.rewrite import is_locked
 from vitalake.lake.maintenance.sweep import roll_forward_all, sweep
 from vitalake.lake.maintenance.verify import verify
@@ -210,6 +212,81 @@ def test_republish_publishes_nobody_who_was_erased_between_its_check_and_its_com
     assert sound(settings)
 
 
+def test_two_processes_do_not_publish_the_same_dataset_again(
+    home: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second one resumed what the first one had committed, and every later one ended with a traceback."""
+    work = swap._Run._work
+
+    def other_first(run: Any, *arguments: Any) -> Any:
+        with pytest.raises(ServiceUnavailable, match="Another process"):
+            republish(settings, "observation")
+        return work(run, *arguments)
+
+    monkeypatch.setattr(swap._Run, "_work", other_first)
+    assert republish(settings, "observation").rows_after == 60
+    assert sound(settings)
+
+
+@pytest.fixture
+def _hosts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each republish is that of another host, which knows nothing of the lock of the others."""
+    monkeypatch.setattr("pipelines.republish.republish._alone", lambda _: nullcontext())
+
+
+@pytest.mark.usefixtures("_hosts")
+def test_a_committed_replacement_is_not_resumed(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The other host had seen its lock, and took over its journal after the commit."""
+    refuse, done = swap.refuse_missing, list[int]()
+
+    def end_meanwhile(lake: Lake) -> None:
+        monkeypatch.setattr(swap, "refuse_missing", refuse)
+        monkeypatch.setattr(swap, "failpoint", stop_when_committed)
+        with pytest.raises(KeyboardInterrupt):
+            republish(settings, "observation")
+        monkeypatch.setattr(swap, "failpoint", failpoint)
+        refuse(lake)
+
+    def stop_when_committed(name: str) -> None:
+        if name == "swap-committed":
+            done.append(1)
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(swap, "refuse_missing", end_meanwhile)
+    assert republish(settings, "observation").rows_after == 60
+    assert done
+    assert sound(settings)
+
+
+@pytest.mark.usefixtures("_hosts")
+def test_a_replacement_ends_no_lock_of_another_one(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows that came after the fence were compacted with older ones, and published twice."""
+    lock, work = swap.lock_table, swap._Run._work
+
+    def unlocked_by_another(table: Table) -> int:
+        number = lock(table)
+        if table.name.startswith("restricted/"):
+            unlock_table(opened(settings).restricted)
+        return number
+
+    def compacted(run: Any, *arguments: Any) -> Any:
+        lane = LaneWithoutKafka(settings.home, topic_id="more")
+        lane.send([(0, observed(5000 + i)) for i in range(10)], cut=True)
+        lane.lane.steps.close()
+        assert compact(opened(settings).restricted, min_files=2).days
+        return work(run, *arguments)
+
+    monkeypatch.setattr(swap, "lock_table", unlocked_by_another)
+    monkeypatch.setattr(swap._Run, "_work", compacted)
+    with pytest.raises(LakeError):
+        republish(settings, "observation")
+    monkeypatch.undo()
+    monkeypatch.setattr(swap, "PIECE_ROWS", rewrite_process.PIECE_ROWS)
+    assert sum(published(settings).values()) == 70
+    assert republish(settings, "observation").rows_after == 70
+    assert sound(settings)
+
+
 @pytest.mark.parametrize("point", SWAP_POINTS)
 def test_killed_republish_goes_on_where_it_was(home: Path, settings: Settings, point: str) -> None:
     before = published(settings)
@@ -292,6 +369,7 @@ def test_streams_go_on_under_new_rules_beside_a_republish(home: Path, settings: 
     assert sound(settings)
 
 
+@pytest.mark.usefixtures("_hosts")
 def test_of_two_republishes_at_once_the_second_goes_on_with_the_work_of_the_first(settings: Settings) -> None:
     make_stricter(settings)
     second: list[int] = []

@@ -14,6 +14,7 @@ import pyarrow as pa
 from vitalake.lake.commits.latency import quantile
 from vitalake.lake.commits.span import COUNT_NAMES, Counts, Part, PartId, Span, from_row
 from vitalake.lake.commits.span_log import SpanLog
+from vitalake.lake.commits.transactions import REPAIRED
 
 MOST_PROBLEMS = 20
 """Problems that are listed; the others are only counted."""
@@ -219,11 +220,15 @@ class LiveLedger:
     """A ledger that follows the spans table: each refresh reads only files that it has not read before."""
 
     def __init__(self, spans: SpanLog, *, job: str | None = None) -> None:
-        self.ledger = Ledger()
         self._spans, self._job = spans, job
+        self._begin(None)
+
+    def _begin(self, repaired: int | None) -> None:
+        self.ledger = Ledger()
         self._files: set[str] = set()
         self._span_ids: set[str] = set()
         self._version: int | None = None
+        self._repaired = repaired
 
     def refresh(self) -> Ledger:
         """Return the ledger as of the table's newest version."""
@@ -231,6 +236,8 @@ class LiveLedger:
         table.refresh()
         if table.delta.version() == self._version:
             return self.ledger
+        if (repaired := table.transaction(REPAIRED)) != self._repaired:  # spans can be gone
+            self._begin(repaired)
         paths = set(pa.table(table.delta.get_add_actions())["path"].to_pylist())
         for path in sorted(paths - self._files):
             self._read(path)

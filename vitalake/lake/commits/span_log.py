@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -20,6 +21,9 @@ from vitalake.lake.datasets.declared import load_dataset
 from vitalake.lake.tables.log import explained
 from vitalake.lake.tables.storage import Storage
 from vitalake.lake.tables.table import COMMIT_ATTEMPTS, Table
+
+RAISE_SECONDS = 60.0
+"""How long it is tried to raise a fence; beside eight workers that decide without a pause it took up to ten seconds."""
 
 
 class SpanConflict(LakeError):
@@ -126,7 +130,11 @@ class SpanLog:
         return self.table.transaction(fence_app(dataset)) or 0
 
     def raise_fence(self, dataset: str) -> int:
-        """Raise the dataset's fence and return its new height: the time in microseconds, but higher than before.
+        """Raise a dataset's fence and return its new height; see ``raise_fences``."""
+        return self.raise_fences([dataset])[dataset]
+
+    def raise_fences(self, datasets: Iterable[str]) -> dict[str, int]:
+        """Raise fences in one commit; return their new heights: the time in microseconds, but higher than before.
 
         A repair can lose the entry of a raised fence. A height that counted how often it was raised would be reached
         twice, and what was made under the lost one would pass as newer than a republish that came after it.
@@ -141,20 +149,23 @@ class SpanLog:
         Raises:
             ServiceUnavailable: the lake cannot be reached, or other commits always come first.
         """
-        app = fence_app(dataset)
-        for _ in range(COMMIT_ATTEMPTS):
-            height = max(self.fence(dataset) + 1, clock.now_us())
+        names, until = sorted(datasets), time.monotonic() + RAISE_SECONDS
+        while time.monotonic() < until:
+            heights = {dataset: max(self.fence(dataset) + 1, clock.now_us()) for dataset in names}
+            raised = {fence_app(dataset): height for dataset, height in heights.items()}
             epochs = {app: epoch for app, epoch in self.table.all_transactions().items() if kind_of(app)[0] == "epoch"}
             try:
-                self.table.commit(transactions=epochs | {app: height}, retries=0)  # no epoch is begun in between
+                self.table.commit(transactions=epochs | raised, retries=0)  # no epoch is begun in between
             except CommitFailedError:
                 continue
             except (OSError, DeltaError) as error:
                 raise explained(self.table.storage, error, "Lake cannot be read") from None
             failpoint("fence-raised")
-            return height
+            return heights
         raise ServiceUnavailable(
-            "Others always raise the fence first", where=app, remedy="Try again in a quieter minute."
+            "Others always commit first",
+            where=", ".join(map(fence_app, names)),
+            remedy="Try again in a quieter minute.",
         )
 
     # -- positions and decisions ---------------------------------------------------------------------------------

@@ -36,11 +36,11 @@ def lock_table(table: Table) -> int:
     )
 
 
-def unlock_table(table: Table) -> None:
-    """Unlock a table; does nothing if it is not locked."""
+def unlock_table(table: Table, *, number: int | None = None) -> None:
+    """Unlock a table; does nothing if it is not locked, or by another lock than one of this number."""
     for _ in range(COMMIT_ATTEMPTS):
         table.refresh()
-        if not is_locked(table):
+        if not is_locked(table) or number not in (None, table.transaction(replacement_app(table.name))):
             return
         try:
             table.commit(

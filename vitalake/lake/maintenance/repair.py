@@ -37,7 +37,7 @@ from vitalake.lake.maintenance.vacuum import kept_files, span_id_of
 from vitalake.lake.tables.digests import Damaged
 from vitalake.lake.tables.entry_digests import LogProblem
 from vitalake.lake.tables.log import examine, explained
-from vitalake.lake.tables.log_files import LAST, LOG, SET_ASIDE, STAMP, cuts, list_log, newest_cut
+from vitalake.lake.tables.log_files import LAST, LOG, SET_ASIDE, STAMP, cuts, list_log, newest_cut, note_log_set_aside
 from vitalake.lake.tables.storage import Storage
 from vitalake.lake.tables.table import StagedFile, Table
 
@@ -120,14 +120,16 @@ def add_missing_spans(lake: Lake, done: dict[str, LogRepair]) -> None:
     """
     attributed = _fence_off(lake)
     for name in _readable(done):
-        table = lake.table(name)
         try:
+            table = lake.table(name)
             _add_again(lake, table, done[name])
             _unlock(lake, table)
-            _outnumber(table, newest_cut(table.storage))
-            # A table from a back-up can have fewer versions than spans were attributed by.
-            if table.dataset.kind == ASSOCIATION and attributed > table.delta.version():
-                _outnumber(table, attributed)
+            newest = newest_cut(table.storage)
+            if name.startswith("restricted/") and table.dataset.kind == ASSOCIATION:
+                # Whoever compares versions looks at all rows again: the log can have been restored from a back-up, or
+                # an earlier repair been killed, which nothing else shows once it has grown again.
+                newest = max(newest, attributed, table.delta.version())
+            _outnumber(table, newest)
         except LakeError as error:  # go on with the other tables
             done[name].left = f"{error.what} ({error.where})"
 
@@ -186,8 +188,7 @@ def set_log_aside(storage: Storage) -> list[str]:
     files = list_log(storage)
     names = [*files.entries.values(), *(name for some in files.checkpoints.values() for name in some)]
     every = [LogProblem(name, "") for name in names]
-    # Also if no file is left: the folder marks a table that is to be made again.
-    storage.fs.create_dir(f"{storage.root}/{SET_ASIDE}", recursive=True)
+    note_log_set_aside(storage)
     return set_damaged_aside(storage, every)
 
 
@@ -301,7 +302,9 @@ def _passed(
 ) -> list[tuple[Span, str]]:
     """Return the spans of stretches that positions have passed and that no known span covers.
 
-    If a killed worker and its successor made spans of the same messages, the successor's is chosen.
+    A killed worker and its successor can have made spans of the same messages. First those are chosen that end where
+    positions are, or where a span begins that was decided: a stretch that ends elsewhere was followed by none. Others
+    fill what is left, where a span between cannot be read any more.
 
     Args:
         loose: the spans to choose from, each with the path of its row.
@@ -309,21 +312,54 @@ def _passed(
         reached: the highest position of each partition, by application id.
     """
     chains = defaultdict[str, Chain](Chain)
+    edges = {app: {position} for app, position in reached.items()}
     for span in known:
         for part in span.parts:
-            chains[part.id.app_id(span.dataset)].add(_start(part), part.end)
-    chosen = []
-    for span, path in sorted(loose, key=lambda item: (item[0].epoch, item[0].decided_us), reverse=True):
-        stretches = [(part.id.app_id(span.dataset), _start(part), part.end) for part in span.parts]
-        passed = [
-            start < end <= reached.get(app, 0) and chains[app].is_free(start, end) for app, start, end in stretches
-        ]
-        beyond = [start >= reached.get(app, 0) for app, start, _ in stretches]
-        if any(passed) and all(p or b for p, b in zip(passed, beyond, strict=True)):
-            for app, start, end in stretches:
-                chains[app].add(start, end)
-            chosen.append((span, path))
+            app = part.id.app_id(span.dataset)
+            chains[app].add(_start(part), part.end)
+            edges.setdefault(app, set()).add(_start(part))
+    chosen: list[tuple[Span, str]] = []
+    left = sorted(_without_twins(loose), key=lambda item: (item[0].fence, item[0].decided_us), reverse=True)
+    for exact in (True, False):
+        count = -1
+        while count != len(chosen) and (exact or count < 0):
+            count, others = len(chosen), []
+            for item in left:
+                stretches = _stretches(item[0])
+                passed = [
+                    start < end <= reached.get(app, 0)
+                    and chains[app].is_free(start, end)
+                    and not (exact and end not in edges[app])
+                    for app, start, end in stretches
+                ]
+                beyond = [start >= reached.get(app, 0) for app, start, _ in stretches]
+                if not (any(passed) and all(p or b for p, b in zip(passed, beyond, strict=True))):
+                    others.append(item)
+                    continue
+                chosen.append(item)
+                for app, start, end in stretches:
+                    chains[app].add(start, end)
+                    edges.setdefault(app, set()).add(start)
+            left = others
     return chosen
+
+
+def _without_twins(loose: Iterable[tuple[Span, str]]) -> list[tuple[Span, str]]:
+    """Return the spans, of those with the same stretches only the one that was decided, if any was: the newest."""
+    best: dict[tuple[tuple[str, int, int], ...], tuple[Span, str]] = {}
+    for span, path in loose:
+        stretches = tuple(sorted(_stretches(span)))
+        other = best.get(stretches, (None, ""))[0]
+        same = other is not None and (other.job, other.shard) == (span.job, span.shard)
+        if other is None or (span.fence, span.epoch * same, span.decided_us) > (
+            *(other.fence, other.epoch * same, other.decided_us),
+        ):
+            best[stretches] = span, path
+    return list(best.values())
+
+
+def _stretches(span: Span) -> list[tuple[str, int, int]]:
+    return [(part.id.app_id(span.dataset), _start(part), part.end) for part in span.parts]
 
 
 def _start(part: Part) -> int:

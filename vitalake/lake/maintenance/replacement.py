@@ -167,7 +167,7 @@ class _Run:
         self._dataset = lake.dataset.name
         self._target, self._source = lake.published, lake.restricted
         self._journal = Journal(lake.storage, self._dataset)
-        self._number = 0
+        self._number = self._source_number = 0
         self._begun: Job | None = None
         self.done = TableReplaced(self._dataset)
 
@@ -175,7 +175,7 @@ class _Run:
         """Run the attempt; see ``replace_table``."""
         self._finish_committed()
         refuse_missing(self._lake)
-        lock_table(self._source)
+        self._source_number = lock_table(self._source)
         self._number = lock_table(self._target)
         failpoint("swap-held")
         job = self._job()
@@ -197,8 +197,7 @@ class _Run:
 
     def may_go_on(self) -> bool:
         """Return whether the job may start again, because no other process has taken it over."""
-        self._target.refresh()
-        return (self._target.transaction(replacement_app(self._target.name)) or 0) == self._number
+        return self._number_of(self._target) == self._number
 
     def let_go(self) -> None:
         """Give the job up and unlock its tables, unless another process has taken it over."""
@@ -213,14 +212,24 @@ class _Run:
 
     def _finish_committed(self) -> None:
         """Unlock the source and delete the journal if a replacement was committed but killed before it could do so."""
+        job, lock = self._journal.job(), self._number_of(self._source)  # read first: others can begin from then on
         self._target.refresh()
         if not is_locked(self._target):
-            unlock_table(self._source)
-            self._journal.end()
+            if job == self._journal.job():
+                self._journal.end()
+            unlock_table(self._source, number=lock)
+
+    @staticmethod
+    def _number_of(table: Table) -> int:
+        table.refresh()
+        return table.transaction(replacement_app(table.name)) or 0
 
     def _job(self) -> Job:
         """Return the earlier job if it can be resumed; else raise the fence and begin a new one."""
         job = self._journal.job()
+        if job and self._is_committed(job):  # since its lock was looked for: to resume it would add its files again
+            self._journal.end()
+            job = None
         if job and (job.kind, job.rules) == (self._kind, self._rules) and self._is_current(job):
             self._journal.renew(job)
             return job
@@ -230,6 +239,9 @@ class _Run:
         job = Job(uuid.uuid4().hex[:16], self._kind, self._dataset, fence, self._rules, clock.now_us())
         self._journal.begin(job)
         return job
+
+    def _is_committed(self, job: Job) -> bool:
+        return any(path.rpartition("/")[2].startswith(f"swap.{job.id}.") for path in kept_files(self._target))
 
     def _throw_away(self, job: Job) -> None:
         """Delete the files of a job that cannot be resumed: they may hold rows of a patient who was erased since."""
@@ -336,8 +348,8 @@ class _Run:
         return work
 
     def _check_mine(self) -> None:
-        self._target.refresh()
-        if (self._target.transaction(replacement_app(self._target.name)) or 0) != self._number:
+        numbers = self._number_of(self._source), self._number_of(self._target)
+        if numbers != (self._source_number, self._number):
             raise Overtaken(
                 "Another process has taken this job over",
                 where=self._target.name,
@@ -378,6 +390,7 @@ class _Run:
         target.refresh()
         number = (target.transaction(maintenance_app(target.name)) or 0) + 1
         rows = sum(file.rows for file in new) - totals.published
+        self._check_mine()
         self._check_current(job)
 
         def transactions() -> dict[str, int]:

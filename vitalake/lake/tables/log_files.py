@@ -27,6 +27,9 @@ STAMP = "%Y%m%dT%H%M%S"
 DONE = ".made-again"
 """Suffix of the name of an entry that a repair set aside: the table was made again since."""
 
+_BEGUN = "made-again-from-here"
+"""The mark that a whole log was moved away on purpose."""
+
 _CUT = re.compile(rf"(?P<stamp>\d{{8}}T\d{{6}})\.(?P<version>\d{{20}})\.json(?P<done>{re.escape(DONE)})?")
 """The name of an entry that a repair set aside."""
 
@@ -154,6 +157,11 @@ def mark_of_repairs(storage: Storage) -> tuple[int, int]:
         return 0, 0
 
 
+def note_log_set_aside(storage: Storage) -> None:
+    """Record that the whole log was moved away, so that the table is made again: it is not lost."""
+    storage.write_small(f"{SET_ASIDE}/{_BEGUN}", b"")
+
+
 def is_to_be_made_again(storage: Storage) -> bool:
     """Return whether entries of a published table were moved out of its log, and it was not published again since.
 
@@ -167,11 +175,13 @@ def note_made_again(storage: Storage) -> None:
     """Record that a table was made again, by renaming the files that were moved out of its log."""
     selector = pafs.FileSelector(f"{storage.root}/{SET_ASIDE}", allow_not_found=True)
     for info in storage.fs.get_file_info(selector):
+        if info.base_name == _BEGUN:
+            storage.delete(f"{SET_ASIDE}/{_BEGUN}")
         if (match := _CUT.fullmatch(info.base_name)) and not match["done"]:
             storage.fs.move(info.path, f"{info.path}{DONE}")
 
 
 def has_lost_its_log(storage: Storage) -> bool:
-    """Return whether a table has files and no log, because the log was lost and not moved away by a repair."""
-    info = storage.fs.get_file_info(f"{storage.root}/{SET_ASIDE}")
-    return info.type == pafs.FileType.NotFound and bool(storage.files())
+    """Return whether a table has files and no log, because the log was lost and not moved away to be made again."""
+    begun = storage.fs.get_file_info(f"{storage.root}/{SET_ASIDE}/{_BEGUN}")
+    return begun.type == pafs.FileType.NotFound and bool(storage.files())

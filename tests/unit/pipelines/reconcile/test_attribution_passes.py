@@ -321,7 +321,7 @@ def test_a_lake_out_of_reach_leaves_what_was_known(ward: Ward) -> None:
 @pytest.mark.parametrize(
     ("how", "before"),
     [*((how, before) for how in ("lost entry", "lost entry, open attributor", "back-up") for before in (False, True)),
-     ("back-up, not repaired", False)],
+     ("back-up, not repaired", False), ("back-up, repaired late", False)],
 )  # fmt: skip
 def test_associations_that_come_after_a_repair_of_their_log_move_values(
     home: Path, monkeypatch: pytest.MonkeyPatch, how: str, before: bool
@@ -356,13 +356,15 @@ def test_associations_that_come_after_a_repair_of_their_log_move_values(
     else:
         entries = sorted((folder / "_delta_log").glob("*.json"))
         next(path for path in entries if b'"remove"' in path.read_bytes()).write_bytes(b"torn")
-    if how != "back-up, not repaired":
+    if "repaired" not in how:
         repair(ward.settings)
     if not before:
         ward.associate("bed-1", "B", 3)
-    if how == "back-up":  # the log is as long as the one that the attributor knows
+    if "not repaired" not in how and "back-up" in how:  # the log is as long as the one that the attributor knows
         while ward.lake.table(table.name).delta.version() < seen:
             ward.associate("bed-3", "C", 100)
+    if "late" in how:
+        repair(ward.settings)
     if "open" not in how:
         attributor.close()
         attributor = Attribution(ward.settings)
