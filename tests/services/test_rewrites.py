@@ -50,7 +50,7 @@ from vitalake.lake.commits.span_log import SpanConflict
 from vitalake.lake.maintenance import replacement as swap
 from vitalake.lake.maintenance.compaction import compact, put_into_buckets
 from vitalake.lake.maintenance.deletion import distinct_values, drop_rows, purge
-from vitalake.lake.maintenance.lock import unlock_table
+from vitalake.lake.maintenance.lock import lock_table, unlock_table
 from vitalake.lake.maintenance.rewrite import is_locked
 from vitalake.lake.maintenance.sweep import roll_forward_all, sweep
 from vitalake.lake.maintenance.verify import verify
@@ -261,7 +261,7 @@ def test_a_committed_replacement_is_not_resumed(settings: Settings, monkeypatch:
 @pytest.mark.usefixtures("_hosts")
 def test_a_replacement_ends_no_lock_of_another_one(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     """Rows that came after the fence were compacted with older ones, and published twice."""
-    lock, work = swap.lock_table, swap._Run._work
+    lock, work = lock_table, swap._Run._work
 
     def unlocked_by_another(table: Table) -> int:
         number = lock(table)
