@@ -148,6 +148,28 @@ def test_who_began_between_two_repairs_is_fenced_off_by_the_second(
     assert sound(settings)
 
 
+@pytest.mark.parametrize("more", range(4))
+def test_who_is_open_while_a_log_is_restored_from_a_back_up_reads_it_again(
+    loaded: Path, tmp_path: Path, more: int
+) -> None:
+    """What was known of the lost entries was mixed with what came after them: of an association, or of a fence."""
+    home = Path(shutil.copytree(loaded, tmp_path / "home"))
+    settings = load_settings(home)
+    log = home / "lake" / "spans" / "_delta_log"
+    shutil.copytree(log, tmp_path / "back-up")
+    opened(settings).spans.begin_epoch(job="before", shard="0of1")
+    opened(settings).spans.begin_epoch(job="before", shard="0of1")
+    open_since = opened(settings).spans
+    assert open_since.current_epoch(job="before", shard="0of1")
+    shutil.rmtree(log)
+    shutil.copytree(tmp_path / "back-up", log)
+    for number in range(more):
+        opened(settings).spans.begin_epoch(job="after", shard=f"{number}of4")
+    open_since.table.refresh()
+    assert open_since.table.all_transactions() == opened(settings).spans.table.all_transactions()
+    assert open_since.table.delta.version() == opened(settings).spans.table.delta.version()
+
+
 def test_a_repair_between_the_check_and_the_commit_of_a_span_refuses_the_span(loaded: Path, tmp_path: Path) -> None:
     """What the repair has raised is no newer than what the span was planned on, so that Delta compares nothing."""
     home = Path(shutil.copytree(loaded, tmp_path / "home"))

@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from copy import copy
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
@@ -26,7 +25,7 @@ from vitalake.lake.tables.dictionaries import without_unused
 from vitalake.lake.tables.digests import Damaged, damaged
 from vitalake.lake.tables.entry_digests import recorded_in_commit
 from vitalake.lake.tables.log import explained, read_transactions
-from vitalake.lake.tables.log_files import is_empty, is_hidden, mark_of_repairs, newest_checkpoint
+from vitalake.lake.tables.log_files import LOG, entry_name, is_empty, is_hidden, mark_of_repairs, newest_checkpoint
 from vitalake.lake.tables.schema import APP, SchemaState, apply, check, conform, new_schema, open_delta, read_state
 from vitalake.lake.tables.sorting import in_no_order
 from vitalake.lake.tables.storage import Storage
@@ -103,6 +102,7 @@ class Table:
         self._last_state: tuple[str, SchemaState] | None = None
         self._repairs = mark_of_repairs(self.storage)
         self.delta = self._open()
+        self._own_entry = self._entry()
         check(self.state, where=self.name)
 
     def _open(self) -> DeltaTable:
@@ -155,28 +155,53 @@ class Table:
             Damaged: the log cannot be read.
             ServiceUnavailable: storage cannot be reached.
         """
-        repairs = mark_of_repairs(self.storage)
-        if self.storage.local and repairs == self._repairs and self._is_newest():
+        entry, replaced = self._entry(), self._is_replaced()
+        if entry is not None and not replaced and self._is_newest():
+            self._own_entry = entry
             return
         self._commits += 1
         self._transactions.clear()
         self._all_transactions = None
         self._state = None
-        if repairs != self._repairs or self._commits % REOPEN_AFTER == 0:
-            self.delta = open_delta(self.storage)
-            self._repairs, self._recorded_checkpoint = repairs, -1
+        if replaced or self._commits % REOPEN_AFTER == 0:
+            self._open_again()
             return
         try:
             self.delta.update_incremental()
         except (OSError, DeltaError) as error:
-            raise explained(self.storage, error) from None
+            if entry is not None or not self.storage.local:
+                raise explained(self.storage, error) from None
+            self._open_again()  # the log may have been replaced by a shorter one
+        self._own_entry = self._entry()
         if is_empty(self.storage, self.delta.version()) or is_hidden(self.storage, self.delta.version()):
             raise explained(self.storage, DeltaError())
 
+    def _open_again(self) -> None:
+        self._repairs, self._recorded_checkpoint = mark_of_repairs(self.storage), -1
+        self.delta = open_delta(self.storage)
+        self._own_entry = self._entry()
+
+    def _entry(self) -> tuple[int, int, int] | None:
+        """Return this version and what tells its entry's file from another one; None: it has expired, or is remote."""
+        version = self.delta.version()
+        try:
+            found = os.stat(f"{self.storage.root}/{LOG}/{entry_name(version)}") if self.storage.local else None
+        except OSError:
+            return None
+        return found and (version, found.st_ino, found.st_mtime_ns)
+
+    def _is_replaced(self) -> bool:
+        """Return whether this version has other entries now: by a repair, or by a log restored from a back-up.
+
+        What is known of the ones before must not be mixed with later entries.
+        """
+        entry, own = self._entry(), self._own_entry
+        another = entry is not None and own is not None and entry[0] == own[0] and entry != own
+        return another or mark_of_repairs(self.storage) != self._repairs
+
     def _is_newest(self) -> bool:
-        """Return whether the log has this version and no next one; versions have no gaps."""
-        log, version = Path(self.storage.root) / "_delta_log", self.delta.version()
-        return (log / f"{version:020}.json").exists() and not os.path.lexists(log / f"{version + 1:020}.json")
+        """Return whether the log has no next version; versions have no gaps."""
+        return not os.path.lexists(f"{self.storage.root}/{LOG}/{entry_name(self.delta.version() + 1)}")
 
     def transaction(self, app_id: str) -> int | None:
         """Return the version of an application's last transaction, as last refreshed; None: it never committed one."""
@@ -233,8 +258,7 @@ class Table:
         """
         other = copy(self)
         other._commits, other._transactions, other._all_transactions, other._state = 0, {}, None, None  # noqa: SLF001 - of this class
-        other._repairs = mark_of_repairs(self.storage)  # noqa: SLF001
-        other.delta = open_delta(self.storage)
+        other._open_again()  # noqa: SLF001
         return other
 
     def lost_file(self) -> Damaged | None:
@@ -354,8 +378,8 @@ class Table:
         Raises:
             CommitFailedError: another commit conflicts, or the object is stale: refresh and plan again.
         """
-        if mark_of_repairs(self.storage) != self._repairs:
-            raise CommitFailedError("A repair has moved entries of the log away")
+        if self._is_replaced():
+            raise CommitFailedError("The log was replaced")
         milliseconds, version = clock.now_us() // 1000, self.delta.version()
         checkpoint = newest_checkpoint(self.storage)
         adds = [
