@@ -15,7 +15,7 @@ from governance.policy.rules import load_policy
 from pipelines.intake.steps import make_sealer
 from pipelines.republish.matching import PLACE, Recoverable, day_of, match_to_files, of_day, places
 from pipelines.republish.republish import converter, open_restricted, republish
-from vitalake.errors import InputError, LakeError
+from vitalake.errors import InputError, LakeError, ServiceUnavailable
 from vitalake.home import Home
 from vitalake.lake.commits.lake import Lake, restricted_name
 from vitalake.lake.commits.span import Span
@@ -190,7 +190,7 @@ def _mend_published(settings: Settings, dataset: str, damaged: Sequence[StagedFi
         return fates | dict.fromkeys(other_rows, ("", "rules have changed since they were published"))
     try:
         republish(settings, dataset)
-    except (LakeError, InputError) as error:
+    except (LakeError, InputError, ServiceUnavailable) as error:
         return fates | dict.fromkeys(other_rows, ("", f"{error.what} ({error.where})"))
     return fates | dict.fromkeys((file.path for file in damaged if file.path not in fates or not fates[file.path][0]),
                                  ("republish", ""))  # fmt: skip

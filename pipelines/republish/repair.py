@@ -10,9 +10,9 @@ from typing import Any
 
 from governance.belonging.erasures import FILE as ERASURES
 from pipelines.republish.mend import NAMED, Mended, leave_out, mend
-from pipelines.republish.republish import open_restricted, refuse_lost, republish, restricted_datasets
+from pipelines.republish.republish import open_restricted, publishing_alone, refuse_lost, republish, restricted_datasets
 from vitalake import clock
-from vitalake.errors import LakeError
+from vitalake.errors import LakeError, ServiceUnavailable
 from vitalake.failpoints import failpoint
 from vitalake.home import Home
 from vitalake.lake.commits.lake import Lake, published_name
@@ -133,9 +133,9 @@ def _publish_again(settings: Settings, lake: Lake, report: LogRepair, done: Repa
     try:
         refuse_lost(open_restricted(settings, dataset))
         if report.lost:
-            set_log_aside(lake.storage.child(report.table))
+            set_log_aside(lake.storage.child(report.table), lake.spans.raise_fence(dataset))
         republish(settings, dataset)
-    except LakeError as error:
+    except (LakeError, ServiceUnavailable) as error:
         done.left.append(f"{report.table}: it has to be published again. {error.what} ({error.where}). {error.remedy}")
         return False
     done.republished.append(dataset)
@@ -184,11 +184,13 @@ def open_published(settings: Settings, dataset: str) -> list[str]:
     Raises:
         LakeError, ServiceUnavailable: the lake cannot be written.
     """
-    storage = Home(settings).lake().storage.child(published_name(dataset))
-    try:
-        return set_damaged_aside(storage, examine(storage))
-    except Damaged:
-        return set_log_aside(storage)
+    lake = Home(settings).lake()
+    storage = lake.storage.child(published_name(dataset))
+    with publishing_alone(storage):
+        try:
+            return set_damaged_aside(storage, examine(storage))
+        except Damaged:
+            return set_log_aside(storage, lake.spans.raise_fence(dataset))
 
 
 def _drop_lookbacks(lake: Lake) -> int:

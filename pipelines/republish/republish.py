@@ -29,6 +29,7 @@ from vitalake.lake.maintenance.vacuum import delete_replaced
 from vitalake.lake.tables.dictionaries import in_dictionaries
 from vitalake.lake.tables.log_files import note_made_again
 from vitalake.lake.tables.staging import Counted
+from vitalake.lake.tables.storage import Storage
 from vitalake.settings import Settings
 
 
@@ -77,7 +78,7 @@ def republish(
         return converter(make_sealer(lake.dataset, opened[-1], keys), plan)
 
     try:
-        with _alone(lake):
+        with publishing_alone(lake.published.storage):
             done = replace_table(lake, kind="republish", rules=f"{rules}+{HIDING}", make=make, counted=counted)
     finally:
         for vault in opened:
@@ -90,19 +91,22 @@ def republish(
 
 
 @contextmanager
-def _alone(lake: Lake) -> Iterator[None]:
+def publishing_alone(storage: Storage) -> Iterator[None]:
     """Keep other processes of this host from publishing the same dataset: each would take the job from the other.
+
+    Args:
+        storage: of the published table.
 
     Raises:
         ServiceUnavailable: another one does.
     """
-    storage = lake.published.storage
+    there = storage.local and Path(storage.root).is_dir()
     try:
-        with folder_lock(Path(storage.root), wait=False) if storage.local else nullcontext():
+        with folder_lock(Path(storage.root), wait=False) if there else nullcontext():
             yield
     except BlockingIOError:
         raise ServiceUnavailable(
-            "Another process is publishing this dataset again", where=lake.published.name, remedy="Let it end first."
+            "Another process is publishing this dataset again", where=storage.name, remedy="Let it end first."
         ) from None
 
 

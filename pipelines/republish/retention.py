@@ -41,20 +41,23 @@ def retain(
     present = lake.present()
     for dataset in datasets or published_datasets():
         retention_days = days or load_dataset(dataset).retention_days
-        tables = [present[name] for name in (restricted_name(dataset), published_name(dataset)) if name in present]
+        # Published rows first: whoever is killed in between has not deleted the rows that they are made of.
+        tables = [present[name] for name in (published_name(dataset), restricted_name(dataset)) if name in present]
         if not retention_days or not tables or not load_dataset(dataset).day_of:
             continue
         lake.spans.raise_fence(dataset)
         for table in tables:
             outdate_replacement(table)
-            with erasures_locked(settings):  # who sets a legal hold waits until the table is done
+        done = []
+        with erasures_locked(settings):  # who sets a legal hold waits until the dataset is done
+            for table in tables:
                 held = _on_hold(settings, identified=table.name.startswith("restricted/"))
-                done = expire(table, first_kept_day(retention_days), held=held, progress=progress)
-            yield done
+                done.append(expire(table, first_kept_day(retention_days), held=held, progress=progress))
+        yield from done
 
 
 def _on_hold(settings: Settings, *, identified: bool) -> Collection[Value]:
-    """Return the patients on legal hold, as a table names them; read for each table: a hold can be set meanwhile."""
+    """Return the patients on legal hold, as a table names them; read for each dataset: a hold can be set meanwhile."""
     keys = Home(settings).keys
     vault = open_vault(settings, keys, purpose="retention")
     try:

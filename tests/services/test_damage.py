@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import random
 import re
 import shutil
 import sqlite3
+import subprocess
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -23,6 +25,7 @@ from governance.samples import copy_samples
 from pipelines.live import upkeep
 from pipelines.republish.mend import mend
 from pipelines.republish.republish import republish
+from tests import forking
 from tests.services import rewrite_process
 from tests.services.polls import LaneWithoutKafka
 from tests.services.test_rewrites import STRICTER, make_stricter, observed, opened, published, sound, stream
@@ -457,6 +460,29 @@ def test_lost_log_is_not_taken_for_an_empty_table_after_an_earlier_repair_either
         run(home, capfd, "lake", "rebuild", "published")
         assert published(settings) == rows
         assert sound(settings)
+
+
+@pytest.mark.parametrize("point", ["swap-held", "swap-chunk"])
+@pytest.mark.parametrize("swept", [False, True])
+def test_a_rebuild_that_was_killed_is_finished_by_a_repair(
+    home: Path, settings: Settings, capfd: pytest.CaptureFixture[str], point: str, swept: bool
+) -> None:
+    """A repair, and a sweep, added what spans had published at first, by an earlier rule, and called the lake whole."""
+    make_stricter(settings)
+    republish(settings, "observation", keep_replaced=True)
+    strict = published(settings)
+    shutil.rmtree(Path(settings.lake_uri, "published/observation/_delta_log"))
+    command = forking.command("vitalake", "lake", "rebuild", "published", "--home", str(home))
+    killed = subprocess.run(command, env=os.environ | {"VITALAKE_CRASH_AT": point}, capture_output=True, check=False)
+    assert killed.returncode == rewrite_process.KILLED
+    if swept:
+        sweep(opened(settings), "vitals", lease_seconds=0)
+        assert not set(published(settings)) - set(strict)
+    assert run(home, capfd, "lake", "repair")["republished"] == ["observation"]
+    assert published(settings) == strict
+    assert sound(settings)
+    shutil.rmtree(Path(settings.lake_uri, "published/observation/_delta_log"))
+    assert "it is gone" in run(home, capfd, "sql", "SELECT count(*) FROM observation", code=13)
 
 
 def test_open_ledger_counts_no_span_that_a_repair_has_dropped(

@@ -231,7 +231,7 @@ def test_two_processes_do_not_publish_the_same_dataset_again(
 @pytest.fixture
 def _hosts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each republish is that of another host, which knows nothing of the lock of the others."""
-    monkeypatch.setattr("pipelines.republish.republish._alone", lambda _: nullcontext())
+    monkeypatch.setattr("pipelines.republish.republish.publishing_alone", lambda _: nullcontext())
 
 
 @pytest.mark.usefixtures("_hosts")
@@ -630,7 +630,7 @@ def test_old_days_go_in_all_zones_but_for_who_is_on_hold(settings: Settings) -> 
     kept = (clock.now().date() - date(2025, 6, 3)).days
     done = list(retain(settings, days=kept))
     assert [(d.table, d.before, d.days) for d in done] == [
-        ("restricted/observation", "2025-06-03", 2), ("published/observation", "2025-06-03", 2),
+        ("published/observation", "2025-06-03", 2), ("restricted/observation", "2025-06-03", 2),
     ]  # fmt: skip
     assert done[0].rows == done[1].rows > 0 and done[0].held == done[1].held > 0
     assert [d.rows for d in retain(settings, days=kept)] == [0, 0]
@@ -645,7 +645,7 @@ def test_old_days_go_in_all_zones_but_for_who_is_on_hold(settings: Settings) -> 
 
 def test_killed_retention_goes_on(home: Path, settings: Settings) -> None:
     assert rewrite_process.run(home, "retain", VITALAKE_CRASH_AT="expired-day:2") == rewrite_process.KILLED
-    assert sum(done.rows for done in retain(settings, days=1)) == 120 - 42, "of two days in the restricted zone"
+    assert sum(done.rows for done in retain(settings, days=1)) == 120 - 42, "of two days in the published zone"
     assert published(settings) == Counter() and sound(settings)
 
 

@@ -9,6 +9,7 @@ from typing import Literal
 
 from vitalake.errors import LakeError
 from vitalake.lake.commits.span import Span
+from vitalake.lake.tables.log_files import made_again_from
 from vitalake.lake.tables.table import Table
 
 
@@ -47,11 +48,15 @@ def in_order(spans: Iterable[Span]) -> list[Span]:
 def add_span(span: Span, table: Table) -> bool:
     """Add a decided span's files to a table; return False if there was nothing left to do.
 
+    Nor is there in a published table that is being made again, if the span was decided before that began.
+
     Raises:
         LakeError: some of the span's partitions are added and some are not: something else has changed the table.
     """
     files = span.files_of(table.name)
     if not files or is_added(span, table):
+        return False
+    if table.name.startswith("published/") and span.fence < (made_again_from(table.storage) or 0):
         return False
 
     def ready() -> Literal["commit", "done"]:

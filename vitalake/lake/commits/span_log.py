@@ -151,7 +151,9 @@ class SpanLog:
         """
         names, until = sorted(datasets), time.monotonic() + RAISE_SECONDS
         while time.monotonic() < until:
-            heights = {dataset: max(self.fence(dataset) + 1, clock.now_us()) for dataset in names}
+            self.table.refresh()  # once: what is compared is of the version that is committed on
+            now, fences = clock.now_us(), {name: self.table.transaction(fence_app(name)) or 0 for name in names}
+            heights = {dataset: max(height + 1, now) for dataset, height in fences.items()}
             raised = {fence_app(dataset): height for dataset, height in heights.items()}
             epochs = {app: epoch for app, epoch in self.table.all_transactions().items() if kind_of(app)[0] == "epoch"}
             try:

@@ -183,12 +183,17 @@ def _beginning(storage: Storage) -> str:
     return "Restore the table's whole folder from a back-up; see docs/how-to/damage.md."
 
 
-def set_log_aside(storage: Storage) -> list[str]:
-    """Move the whole log of a table away, so that the table is made again; return the names of the moved files."""
+def set_log_aside(storage: Storage, fence: int) -> list[str]:
+    """Move the whole log of a published table away, so that the table is made again; return the moved files' names.
+
+    Args:
+        storage: the table's.
+        fence: of the dataset, just raised.
+    """
     files = list_log(storage)
     names = [*files.entries.values(), *(name for some in files.checkpoints.values() for name in some)]
     every = [LogProblem(name, "") for name in names]
-    note_log_set_aside(storage)
+    note_log_set_aside(storage, fence)
     return set_damaged_aside(storage, every)
 
 

@@ -157,9 +157,25 @@ def mark_of_repairs(storage: Storage) -> tuple[int, int]:
         return 0, 0
 
 
-def note_log_set_aside(storage: Storage) -> None:
-    """Record that the whole log was moved away, so that the table is made again: it is not lost."""
-    storage.write_small(f"{SET_ASIDE}/{_BEGUN}", b"")
+def note_log_set_aside(storage: Storage, fence: int) -> None:
+    """Record that the whole log of a published table was moved away, so that the table is made again: it is not lost.
+
+    Args:
+        storage: the table's.
+        fence: of its dataset, raised before; see ``made_again_from``.
+    """
+    storage.write_small(f"{SET_ASIDE}/{_BEGUN}", str(fence).encode())
+
+
+def made_again_from(storage: Storage) -> int | None:
+    """Return the fence under which a published table is being made again; None: it is not.
+
+    Spans of an earlier fence must not be added to it: it gets their rows from the restricted zone, by today's rules.
+    """
+    content = storage.read_small(f"{SET_ASIDE}/{_BEGUN}")
+    if content is None:
+        return None
+    return int(content) if content.isdigit() else 0
 
 
 def is_to_be_made_again(storage: Storage) -> bool:
@@ -167,6 +183,8 @@ def is_to_be_made_again(storage: Storage) -> bool:
 
     The moved files themselves are the mark, so that it survives a repair that is killed or meets a full disk.
     """
+    if made_again_from(storage) is not None:
+        return True
     exists = storage.fs.get_file_info(f"{storage.root}/{SET_ASIDE}").type == pafs.FileType.Directory
     return cut_at(storage) > 0 or (exists and not list_log(storage).entries)
 
@@ -183,5 +201,4 @@ def note_made_again(storage: Storage) -> None:
 
 def has_lost_its_log(storage: Storage) -> bool:
     """Return whether a table has files and no log, because the log was lost and not moved away to be made again."""
-    begun = storage.fs.get_file_info(f"{storage.root}/{SET_ASIDE}/{_BEGUN}")
-    return begun.type == pafs.FileType.NotFound and bool(storage.files())
+    return made_again_from(storage) is None and bool(storage.files())

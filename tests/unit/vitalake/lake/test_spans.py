@@ -360,3 +360,20 @@ def test_no_span_of_the_earlier_fence_is_decided_after_a_raise(
         assert not (fence and any("add" in action for action in actions)), "decided after the raise"
         fence = max([fence, *(a["txn"]["version"] for a in actions if a.get("txn", {}).get("appId") == FENCE)])
     assert fence
+
+
+def test_no_fence_goes_back_when_two_raise_several(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Heights were compared at other versions than the one that they were committed on."""
+    refresh, other = Table.refresh, fresh(lake)
+    heights: list[int] = []
+
+    def raise_meanwhile(table: Table) -> None:
+        refresh(table)
+        if table is lake.spans.table and not heights:
+            heights.append(0)
+            heights[-1] = other.spans.raise_fence("a")
+
+    monkeypatch.setattr(Table, "refresh", raise_meanwhile)
+    raised = lake.spans.raise_fences(["a", "b", "c"])
+    assert raised["a"] > max(heights)
+    assert fresh(lake).spans.fence("a") == raised["a"]
