@@ -25,9 +25,9 @@ from vitalake.lake.datasets.declared import load_dataset, published_datasets
 from vitalake.lake.maintenance.journal import Journal
 from vitalake.lake.maintenance.lock import abandon
 from vitalake.lake.maintenance.replacement import Converted, TableReplaced, replace_table
-from vitalake.lake.maintenance.vacuum import delete_replaced
+from vitalake.lake.maintenance.vacuum import delete_replaced, kept_files
 from vitalake.lake.tables.dictionaries import in_dictionaries
-from vitalake.lake.tables.log_files import note_made_again
+from vitalake.lake.tables.log_files import lost_with_the_log, note_made_again
 from vitalake.lake.tables.staging import Counted
 from vitalake.lake.tables.storage import Storage
 from vitalake.settings import Settings
@@ -86,7 +86,10 @@ def republish(
     _accept_lost(lake)
     if not keep_replaced:
         delete_replaced(lake.published)
-    note_made_again(lake.published.storage)
+    table = lake.published
+    for path in lost_with_the_log(table.storage) - kept_files(table):
+        table.storage.delete(path)
+    note_made_again(table.storage)
     return done
 
 

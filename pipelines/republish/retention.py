@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Iterator
 from governance.erasure.alone import erasures_locked
 from governance.keyuse import open_vault
 from governance.policy.masks import Pseudonyms
+from pipelines.republish.republish import publishing_alone
 from vitalake.home import Home
 from vitalake.keys import KeyRing
 from vitalake.lake.commits.lake import published_name, restricted_name
@@ -45,11 +46,12 @@ def retain(
         tables = [present[name] for name in (published_name(dataset), restricted_name(dataset)) if name in present]
         if not retention_days or not tables or not load_dataset(dataset).day_of:
             continue
-        lake.spans.raise_fence(dataset)
-        for table in tables:
-            outdate_replacement(table)
         done = []
-        with erasures_locked(settings):  # who sets a legal hold waits until the dataset is done
+        # Who sets a legal hold waits until the dataset is done. No republish may come between its two tables.
+        with erasures_locked(settings), publishing_alone(lake.storage.child(published_name(dataset))):
+            lake.spans.raise_fence(dataset)
+            for table in tables:
+                outdate_replacement(table)
             for table in tables:
                 held = _on_hold(settings, identified=table.name.startswith("restricted/"))
                 done.append(expire(table, first_kept_day(retention_days), held=held, progress=progress))

@@ -29,7 +29,7 @@ from tests import forking
 from tests.services import rewrite_process
 from tests.services.polls import LaneWithoutKafka
 from tests.services.test_rewrites import STRICTER, make_stricter, observed, opened, published, sound, stream
-from tests.unit.vitalake.lake.span_samples import of_before
+from tests.unit.vitalake.lake.span_samples import begin, of_before, staged_span
 from vitalake import clock
 from vitalake.cli.app import main
 from vitalake.lake.commits.lake import Lake
@@ -483,6 +483,39 @@ def test_a_rebuild_that_was_killed_is_finished_by_a_repair(
     assert sound(settings)
     shutil.rmtree(Path(settings.lake_uri, "published/observation/_delta_log"))
     assert "it is gone" in run(home, capfd, "sql", "SELECT count(*) FROM observation", code=13)
+
+
+def test_rebuild_of_a_lost_log_leaves_no_file_of_before(
+    home: Path, settings: Settings, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """No log named them any more, so that nobody deleted them for a week: rows by earlier rules, or of expired days."""
+    make_stricter(settings)
+    republish(settings, "observation", keep_replaced=True)
+    shutil.rmtree(Path(settings.lake_uri, "published/observation/_delta_log"))
+    run(home, capfd, "lake", "rebuild", "published")
+    table = opened(settings).published
+    assert set(table.storage.files(suffix="")) == set(table.snapshot().files)
+    assert sound(settings)
+
+
+def test_rows_that_are_only_published_outlive_a_lost_log(
+    home: Path, settings: Settings, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """They are of a release that kept no identified rows; once the table had newer rows, a rebuild left them out."""
+    lake = opened(settings)
+    begin(lake, shard="1of2")
+    before = staged_span(lake, 0, 8, bad=0, shard="1of2")
+    before.files = [file for file in before.files if not file.table.startswith("quarantine/")]
+    lake.spans.decide(before)
+    lake.add(before)
+    assert sum(published(settings).values()) == 68
+    shutil.rmtree(Path(settings.lake_uri, "published/observation/_delta_log"))
+    for _ in range(2):
+        assert "have no identified rows" in run(home, capfd, "lake", "rebuild", "published", code=13)
+        stream(home, range(3, 4), topic_id=f"after-{_}")
+        sweep(opened(settings), "vitals", lease_seconds=0)
+    run(home, capfd, "lake", "repair", code=13)
+    assert {f"pseudonym-{n}" for n in range(5)} <= set(opened(settings).published.scan()["patient_id"].to_pylist())
 
 
 def test_open_ledger_counts_no_span_that_a_repair_has_dropped(

@@ -641,6 +641,22 @@ def test_re_key_waits_for_an_erasure_and_retention_for_who_sets_a_hold(
     assert not _is_locked(home)
 
 
+def test_no_republish_comes_between_the_tables_of_a_retention(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It published the expired rows again, of identified rows that were deleted afterwards."""
+    settings, tables = load_settings(home), list[str]()
+
+    def beside(table: Any, *arguments: Any, **options: Any) -> Any:
+        if tables:
+            with pytest.raises(ServiceUnavailable, match="publishing"):
+                republish(settings, "observation")
+        tables.append(table.name)
+        return expire(table, *arguments, **options)
+
+    monkeypatch.setattr(retention, "expire", beside)
+    assert sum(done.held for done in retention.retain(settings, datasets=["observation"], days=1)) == 0
+    assert tables == ["published/observation", "restricted/observation"]
+
+
 def test_retention_that_was_killed_leaves_what_a_later_hold_keeps(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It had deleted the identified rows first: the next republish emptied what was published of the held patient."""
     settings = load_settings(home)

@@ -324,20 +324,21 @@ def _passed(
             chains[app].add(_start(part), part.end)
             edges.setdefault(app, set()).add(_start(part))
     chosen: list[tuple[Span, str]] = []
+    passed_by = dict(reached)
     left = sorted(_without_twins(loose), key=lambda item: (item[0].fence, item[0].decided_us), reverse=True)
     for exact in (True, False):
         count = -1
-        while count != len(chosen) and (exact or count < 0):
+        while count != len(chosen):
             count, others = len(chosen), []
             for item in left:
                 stretches = _stretches(item[0])
                 passed = [
-                    start < end <= reached.get(app, 0)
+                    start < end <= passed_by.get(app, 0)
                     and chains[app].is_free(start, end)
                     and not (exact and end not in edges[app])
                     for app, start, end in stretches
                 ]
-                beyond = [start >= reached.get(app, 0) for app, start, _ in stretches]
+                beyond = [start >= passed_by.get(app, 0) for app, start, _ in stretches]
                 if not (any(passed) and all(p or b for p, b in zip(passed, beyond, strict=True))):
                     others.append(item)
                     continue
@@ -345,6 +346,7 @@ def _passed(
                 for app, start, end in stretches:
                     chains[app].add(start, end)
                     edges.setdefault(app, set()).add(start)
+                    passed_by[app] = max(passed_by.get(app, 0), end)
             left = others
     return chosen
 

@@ -37,6 +37,7 @@ from vitalake.lake.maintenance.rewrite import (
     unavailable,
 )
 from vitalake.lake.maintenance.vacuum import kept_files, span_id_of
+from vitalake.lake.tables.log_files import made_again_from
 from vitalake.lake.tables.sorting import joined, no_order, sort_by
 from vitalake.lake.tables.staging import Counted, stage_all
 from vitalake.lake.tables.table import StagedFile, Table
@@ -436,14 +437,15 @@ def _patients(batch: pa.Table) -> int:
 def refuse_missing(lake: Lake) -> None:
     """Return if the lake also keeps the identified rows of all published ones, for the days that are published.
 
-    If the published table was lost, all days count.
+    If the published table was lost, also if it has rows again, all days count.
 
     Raises:
         LakeError: with the number of rows that could not be made again.
     """
     target, source = lake.published, lake.restricted
     target.refresh()
-    days = {file.day for file in target.snapshot().files.values()}
+    lost = made_again_from(target.storage) is not None
+    days = set() if lost else {file.day for file in target.snapshot().files.values()}
     missing = 0
     for span in lake.spans.all_spans():
         if span.dataset == lake.dataset.name and not span.files_of(source.name):

@@ -178,6 +178,12 @@ def made_again_from(storage: Storage) -> int | None:
     return int(content) if content.isdigit() else 0
 
 
+def lost_with_the_log(storage: Storage) -> set[str]:
+    """Return the files of a table that is made again which no log named, if it was lost: those of before."""
+    mark = storage.fs.get_file_info(f"{storage.root}/{SET_ASIDE}/{_BEGUN}").mtime
+    return {path for path, changed in storage.files(suffix="").items() if mark and changed < mark.timestamp()}
+
+
 def is_to_be_made_again(storage: Storage) -> bool:
     """Return whether entries of a published table were moved out of its log, and it was not published again since.
 

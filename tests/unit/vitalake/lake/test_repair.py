@@ -7,7 +7,7 @@ import random
 import pytest
 
 from tests.unit.vitalake.lake.span_samples import empty_span, part
-from vitalake.lake.commits.span import Span
+from vitalake.lake.commits.span import Counts, Part, Span
 from vitalake.lake.maintenance.repair import _passed
 
 APP = part().app_id("observation")
@@ -53,3 +53,12 @@ def test_what_no_position_is_beyond_is_left_to_be_read_again() -> None:
 def test_spans_before_one_that_cannot_be_read_any_more_are_decided() -> None:
     """Of the messages 5 to 8 nobody knows the span."""
     assert passed([span(0, 2, at=1), span(2, 5, at=2), span(8, 12, at=4)], 12) == [(0, 2, 1), (2, 5, 2), (8, 12, 4)]
+
+
+def test_a_stretch_before_that_of_a_span_which_another_partition_shows_is_decided_too() -> None:
+    """No position was beyond it but that of the span after it, which moved the position past it."""
+    other = part(1)
+    after = span(2, 5, at=2)
+    after.parts.append(Part(other, 1, 1, 2, Counts(messages=1, tombstones=1)))
+    found = _passed([(span(0, 2, at=1), ""), (after, "")], (), {other.app_id("observation"): 2})
+    assert len(found) == 2
