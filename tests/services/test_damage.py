@@ -867,19 +867,27 @@ def test_a_lost_span_without_files_leaves_no_gap_in_the_ledger(
     assert sound(settings)
 
 
-@pytest.mark.parametrize("which", [0, 1, -1])
-@pytest.mark.parametrize("others", [*((name,) for name in TABLES[:3]), tuple(TABLES[:2]), tuple(TABLES[:3])])
-def test_logs_that_are_damaged_together_lose_no_span_that_positions_have_passed(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str], which: int, others: tuple[str, ...]
-) -> None:
-    """Spans whose files no table named any more were dropped, and the lane went on behind them."""
-    home = tmp_path / "home"
+@pytest.fixture(scope="module")
+def three_spans(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home with three spans of one partition: five rows, two dead letters, five rows."""
+    home = tmp_path_factory.mktemp("spans") / "home"
     init_home(home, copy_samples)
-    settings = load_settings(home)
     lane = LaneWithoutKafka(home)
     for numbers in (range(5), None, range(5, 10)):
         lane.send([(0, observed(n)) for n in numbers] if numbers else [(0, BAD), (0, BAD)], cut=True)
     lane.lane.finish()
+    lane.lane.steps.close()
+    return home
+
+
+@pytest.mark.parametrize("which", [0, 1, -1])
+@pytest.mark.parametrize("others", [*((name,) for name in TABLES[:3]), tuple(TABLES[:2]), tuple(TABLES[:3])])
+def test_logs_that_are_damaged_together_lose_no_span_that_positions_have_passed(
+    three_spans: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], which: int, others: tuple[str, ...]
+) -> None:
+    """Spans whose files no table named any more were dropped, and the lane went on behind them."""
+    home = Path(shutil.copytree(three_spans, tmp_path / "home"))
+    settings = load_settings(home)
     rows = published(settings)
     for name in (*others, "spans"):
         added = [path for path in entries(settings, name) if b'"add"' in path.read_bytes()]
