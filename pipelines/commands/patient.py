@@ -208,7 +208,7 @@ def hold(
         end = until.replace(tzinfo=UTC) + timedelta(days=1, microseconds=-1) if until else None  # that day counts
         with _recording_hold(eraser, settings, keys, given, outcome="held"):
             eraser.refuse_words(given, reason)
-            with erasures_locked(settings):  # retention deletes by the holds that it has read, a table at a time
+            with erasures_locked(settings):  # retention deletes by the holds that it has read, a dataset at a time
                 before = vault.hold(subject, reason, end)
         standing = vault.holds(subject)
     changed = f", instead of {before.lasts}" if before else ""

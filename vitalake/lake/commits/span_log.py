@@ -144,7 +144,7 @@ class SpanLog:
         spans under way are discarded, and lanes open again and read their input again.
 
         A span compares the height and then commits its shard's epoch, so the raise commits all epochs again: of the two
-        commits the later one conflicts, and is planned anew. Delta would let it follow a commit of other transactions.
+        commits the later one conflicts, and is planned again. Delta would let it follow a commit of other transactions.
 
         Raises:
             ServiceUnavailable: the lake cannot be reached, or other commits always come first.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from deltalake.exceptions import CommitFailedError
 
@@ -21,36 +21,26 @@ def lock_table(table: Table) -> int:
     Raises:
         ServiceUnavailable: other commits always come first.
     """
-    for _ in range(COMMIT_ATTEMPTS):
-        table.refresh()
-        number = (table.transaction(replacement_app(table.name)) or 0) + 1
-        number += (number + 1) % 2  # odd
-        try:
-            table.commit(transactions={replacement_app(table.name): number, maintenance_app(table.name): _next(table)})
-        except CommitFailedError:
-            continue
-        table.refresh()
-        return number
-    raise ServiceUnavailable(
-        "Other commits to the table always come first", where=table.name, remedy="Try again in a quieter hour."
-    )
+    app = replacement_app(table.name)
+
+    def numbers() -> dict[str, int]:
+        number = _number(table) + 1
+        return {app: number + (number + 1) % 2, maintenance_app(table.name): _next(table)}  # odd
+
+    locked = _commit(table, numbers)[app]
+    table.refresh()
+    return locked
 
 
 def unlock_table(table: Table, *, number: int | None = None) -> None:
     """Unlock a table; does nothing if it is not locked, or by another lock than one of this number."""
-    for _ in range(COMMIT_ATTEMPTS):
-        table.refresh()
-        if not is_locked(table) or number not in (None, table.transaction(replacement_app(table.name))):
-            return
-        try:
-            table.commit(
-                transactions={replacement_app(table.name): (table.transaction(replacement_app(table.name)) or 0) + 1}
-            )
-        except CommitFailedError:
-            continue
-    raise ServiceUnavailable(
-        "Other commits to the table always come first", where=table.name, remedy="Try again in a quieter hour."
-    )
+
+    def numbers() -> dict[str, int]:
+        if not is_locked(table) or number not in (None, _number(table)):
+            return {}
+        return {replacement_app(table.name): _number(table) + 1}
+
+    _commit(table, numbers)
 
 
 def outdate_replacement(table: Table) -> None:
@@ -62,18 +52,7 @@ def outdate_replacement(table: Table) -> None:
     Raises:
         ServiceUnavailable: other commits always come first.
     """
-    for _ in range(COMMIT_ATTEMPTS):
-        table.refresh()
-        if not is_locked(table):
-            return
-        try:
-            table.commit(transactions={maintenance_app(table.name): _next(table)})
-        except CommitFailedError:
-            continue
-        return
-    raise ServiceUnavailable(
-        "Other commits to the table always come first", where=table.name, remedy="Try again in a quieter hour."
-    )
+    _commit(table, lambda: {maintenance_app(table.name): _next(table)} if is_locked(table) else {})
 
 
 def abandon(journal: Journal, tables: Sequence[Table]) -> bool:
@@ -88,6 +67,30 @@ def abandon(journal: Journal, tables: Sequence[Table]) -> bool:
         unlock_table(table)
     journal.end()
     return existed
+
+
+def _commit(table: Table, numbers: Callable[[], Mapping[str, int]]) -> Mapping[str, int]:
+    """Commit the transactions that are right for the table as refreshed, and return them; none: there is nothing to do.
+
+    Others may lock the table from then on: what was committed is not read again.
+    """
+    for _ in range(COMMIT_ATTEMPTS):
+        table.refresh()
+        transactions = numbers()
+        if not transactions:
+            return transactions
+        try:
+            table.commit(transactions=transactions)
+        except CommitFailedError:
+            continue
+        return transactions
+    raise ServiceUnavailable(
+        "Other commits to the table always come first", where=table.name, remedy="Try again in a quieter hour."
+    )
+
+
+def _number(table: Table) -> int:
+    return table.transaction(replacement_app(table.name)) or 0
 
 
 def _next(table: Table) -> int:

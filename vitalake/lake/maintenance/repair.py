@@ -7,12 +7,9 @@ not committed again: the files that a rewrite replaced stay for a week, and late
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 
-import pyarrow as pa
 from deltalake.exceptions import DeltaError
 
 from vitalake import clock
@@ -20,8 +17,7 @@ from vitalake.causes import unavailable
 from vitalake.errors import LakeError
 from vitalake.lake.commits.adding import add_span, in_order, missing_spans
 from vitalake.lake.commits.lake import Lake
-from vitalake.lake.commits.ledger import Chain
-from vitalake.lake.commits.span import Part, Span, begun_by, fence_of, from_row, left_by, to_row
+from vitalake.lake.commits.span import Span, begun_by, fence_of, left_by, to_row
 from vitalake.lake.commits.transactions import REPAIRED, fence_app, kind_of, lost_app
 from vitalake.lake.datasets.dataset import ASSOCIATION, Dataset
 from vitalake.lake.maintenance.beginning import (
@@ -32,8 +28,9 @@ from vitalake.lake.maintenance.beginning import (
 )
 from vitalake.lake.maintenance.journal import Journal
 from vitalake.lake.maintenance.lock import unlock_table
-from vitalake.lake.maintenance.rewrite import is_locked, read_file
-from vitalake.lake.maintenance.vacuum import kept_files, span_id_of
+from vitalake.lake.maintenance.lost_spans import loose_rows, passed_spans
+from vitalake.lake.maintenance.rewrite import is_locked
+from vitalake.lake.maintenance.vacuum import kept_files
 from vitalake.lake.tables.digests import Damaged
 from vitalake.lake.tables.entry_digests import LogProblem
 from vitalake.lake.tables.log import examine, explained
@@ -208,7 +205,7 @@ def _decide_again(lake: Lake, report: LogRepair, others: Iterable[str]) -> None:
     """
     table = lake.spans.table
     table.refresh()
-    loose = _loose_rows(table)
+    loose = loose_rows(table)
     if not loose:
         return
     tables = [lake.table(name) for name in others]
@@ -223,7 +220,7 @@ def _decide_again(lake: Lake, report: LogRepair, others: Iterable[str]) -> None:
                 reached[app] = max(reached.get(app, 0), position)
     known = [*lake.spans.all_spans(), *(span for span, _ in decided)]
     found = {span.span_id for span, _ in decided}
-    decided += _passed([item for item in loose if item[0].span_id not in found], known, reached)
+    decided += passed_spans([item for item in loose if item[0].span_id not in found], known, reached)
     paths = {span.span_id: path for span, path in decided}
     spans = in_order(span for span, _ in decided)
     begun: dict[str, int] = {}  # by the last job that read a topic: it can have taken it over
@@ -273,104 +270,6 @@ def _outnumber(table: Table, version: int) -> None:
         _commit(table, {REPAIRED: version})
     while version >= table.delta.version():
         _commit(table, {})
-
-
-def _loose_rows(table: Table) -> list[tuple[Span, str]]:
-    """Return the spans that the table lacks and whose rows lie in files beside it, each with the path of its own file.
-
-    The path is empty if the row is in a merged file. A span whose file was left out as damaged is returned once the
-    file is back from a back-up.
-    """
-    here, ids = table.snapshot().files, set[str]()
-    for path, file in here.items():
-        own = span_id_of(path)
-        try:
-            ids |= {own} if own else _ids_of(table, file)
-        except (Damaged, FileNotFoundError):  # a merged file that cannot be read: it may hold any of these spans
-            ids |= {span_id_of(kept) for kept in kept_files(table)}
-    found = []
-    for path in table.storage.files():
-        if path in here or span_id_of(path) in ids:
-            continue
-        with suppress(Damaged, FileNotFoundError, pa.ArrowException):
-            spans = map(from_row, table.storage.read_parquet(path).to_pylist())
-            found += [(span, path if span_id_of(path) else "") for span in spans if span.span_id not in ids]
-    return found
-
-
-def _ids_of(table: Table, file: StagedFile) -> set[str]:
-    return {span_id for part in read_file(table, file, columns=["span_id"]) for span_id in part["span_id"].to_pylist()}
-
-
-def _passed(
-    loose: Iterable[tuple[Span, str]], known: Iterable[Span], reached: Mapping[str, int]
-) -> list[tuple[Span, str]]:
-    """Return the spans of stretches that positions have passed and that no known span covers.
-
-    A killed worker and its successor can have made spans of the same messages. First those are chosen that end where
-    positions are, or where a span begins that was decided: a stretch that ends elsewhere was followed by none. Others
-    fill what is left, where a span between cannot be read any more.
-
-    Args:
-        loose: the spans to choose from, each with the path of its row.
-        known: the spans that were decided.
-        reached: the highest position of each partition, by application id.
-    """
-    chains = defaultdict[str, Chain](Chain)
-    edges = {app: {position} for app, position in reached.items()}
-    for span in known:
-        for part in span.parts:
-            app = part.id.app_id(span.dataset)
-            chains[app].add(_start(part), part.end)
-            edges.setdefault(app, set()).add(_start(part))
-    chosen: list[tuple[Span, str]] = []
-    passed_by = dict(reached)
-    left = sorted(_without_twins(loose), key=lambda item: (item[0].fence, item[0].decided_us), reverse=True)
-    for exact in (True, False):
-        count = -1
-        while count != len(chosen):
-            count, others = len(chosen), []
-            for item in left:
-                stretches = _stretches(item[0])
-                passed = [
-                    start < end <= passed_by.get(app, 0)
-                    and chains[app].is_free(start, end)
-                    and not (exact and end not in edges[app])
-                    for app, start, end in stretches
-                ]
-                beyond = [start >= passed_by.get(app, 0) for app, start, _ in stretches]
-                if not (any(passed) and all(p or b for p, b in zip(passed, beyond, strict=True))):
-                    others.append(item)
-                    continue
-                chosen.append(item)
-                for app, start, end in stretches:
-                    chains[app].add(start, end)
-                    edges.setdefault(app, set()).add(start)
-                    passed_by[app] = max(passed_by.get(app, 0), end)
-            left = others
-    return chosen
-
-
-def _without_twins(loose: Iterable[tuple[Span, str]]) -> list[tuple[Span, str]]:
-    """Return the spans, of those with the same stretches only the one that was decided, if any was: the newest."""
-    best: dict[tuple[tuple[str, int, int], ...], tuple[Span, str]] = {}
-    for span, path in loose:
-        stretches = tuple(sorted(_stretches(span)))
-        other = best.get(stretches, (None, ""))[0]
-        same = other is not None and (other.job, other.shard) == (span.job, span.shard)
-        if other is None or (span.fence, span.epoch * same, span.decided_us) > (
-            *(other.fence, other.epoch * same, other.decided_us),
-        ):
-            best[stretches] = span, path
-    return list(best.values())
-
-
-def _stretches(span: Span) -> list[tuple[str, int, int]]:
-    return [(part.id.app_id(span.dataset), _start(part), part.end) for part in span.parts]
-
-
-def _start(part: Part) -> int:
-    return part.first if part.start is None else part.start
 
 
 def _commit_row(table: Table, span: Span, path: str, begun: Mapping[str, int]) -> None:

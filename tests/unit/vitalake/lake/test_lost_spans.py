@@ -8,7 +8,7 @@ import pytest
 
 from tests.unit.vitalake.lake.span_samples import empty_span, part
 from vitalake.lake.commits.span import Counts, Part, Span
-from vitalake.lake.maintenance.repair import _passed
+from vitalake.lake.maintenance.lost_spans import passed_spans
 
 APP = part().app_id("observation")
 
@@ -21,7 +21,7 @@ def span(start: int, end: int, *, at: int, epoch: int = 1, shard: str = "0of1", 
 
 def passed(loose: list[Span], reached: int, *known: Span) -> list[tuple[int, int, int]]:
     shuffled = random.Random(len(loose)).sample(loose, len(loose))
-    found = _passed([(one, "") for one in shuffled], known, {APP: reached})
+    found = passed_spans([(one, "") for one in shuffled], known, {APP: reached})
     return sorted((one.parts[0].first, one.parts[0].end, one.decided_us) for one, _ in found)
 
 
@@ -60,5 +60,5 @@ def test_a_stretch_before_that_of_a_span_which_another_partition_shows_is_decide
     other = part(1)
     after = span(2, 5, at=2)
     after.parts.append(Part(other, 1, 1, 2, Counts(messages=1, tombstones=1)))
-    found = _passed([(span(0, 2, at=1), ""), (after, "")], (), {other.app_id("observation"): 2})
+    found = passed_spans([(span(0, 2, at=1), ""), (after, "")], (), {other.app_id("observation"): 2})
     assert len(found) == 2
