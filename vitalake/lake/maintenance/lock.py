@@ -27,9 +27,7 @@ def lock_table(table: Table) -> int:
         number = _number(table) + 1
         return {app: number + (number + 1) % 2, maintenance_app(table.name): _next(table)}  # odd
 
-    locked = _commit(table, numbers)[app]
-    table.refresh()
-    return locked
+    return _commit(table, numbers)[app]
 
 
 def unlock_table(table: Table, *, number: int | None = None) -> None:
@@ -83,6 +81,7 @@ def _commit(table: Table, numbers: Callable[[], Mapping[str, int]]) -> Mapping[s
             table.commit(transactions=transactions)
         except CommitFailedError:
             continue
+        table.refresh()
         return transactions
     raise ServiceUnavailable(
         "Other commits to the table always come first", where=table.name, remedy="Try again in a quieter hour."
