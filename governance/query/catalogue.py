@@ -24,7 +24,7 @@ from governance.query.relations import (
     versions_name,
 )
 from governance.vault.sealed_rows import IDENTIFIERS
-from vitalake.errors import InputError, PrivacyError, SettingsError
+from vitalake.errors import InputError, LakeError, PrivacyError, SettingsError
 from vitalake.keys import KeyRing
 from vitalake.lake.commits.format import check_readable
 from vitalake.lake.datasets.dataset import (
@@ -40,6 +40,7 @@ from vitalake.lake.datasets.declared import load_dataset, published_datasets
 from vitalake.lake.maintenance.damage import checked_snapshot
 from vitalake.lake.tables.buckets import files_for
 from vitalake.lake.tables.digests import Marks, check_content
+from vitalake.lake.tables.log_files import made_again_from
 from vitalake.lake.tables.storage import Storage, open_storage
 from vitalake.lake.tables.table import Table
 from vitalake.settings import Settings
@@ -205,7 +206,7 @@ class Catalogue:
                 columns.
             PrivacyError: the rules do not publish clearly which rows are current.
             Damaged: a file is gone or its content has changed; its table is not read.
-            LakeError: a later release has written the lake.
+            LakeError: a later release has written the lake, or a published table is being made again.
         """
         names = list(names)
         if not identified:
@@ -261,6 +262,7 @@ class Catalogue:
         form = self._form(name)
         zone = self._relations[name].zone
         only = subject if zone == "restricted" else None
+        _refuse_half(storage.child(f"{zone}/{form.name}"))
         table = Table(form, storage, zone=zone) if storage.holds_table(f"{zone}/{form.name}") else None
         columns = self._readable_columns(name, table)
         paths, others = ((), ()) if table is None else _files(table, folder, only, self._marks)
@@ -275,6 +277,16 @@ class Catalogue:
             sealed=tuple(self.sealed(name)) if zone == "restricted" else (),
             unclear=self._unclear(name, columns) or _without_unfit_key(form, columns, paths),
             identifying=(SUBJECT.name, DEVICE_KEY.name, *(c.name for c in form.columns if c.data_class in IDENTIFYING)),
+        )
+
+
+def _refuse_half(storage: Storage) -> None:
+    """Raise an error if a published table is being made again: until that is done it lacks rows, or all of them."""
+    if made_again_from(storage) is not None:
+        raise LakeError(
+            "Published table is being made again, and lacks rows until then",
+            where=storage.name,
+            remedy="Wait until that command has ended. If it was killed, run 'vitalake lake repair'.",
         )
 
 

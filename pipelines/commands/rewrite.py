@@ -129,7 +129,7 @@ def rebuild(
     from governance.belonging import admit
     from pipelines.republish.online_store import rebuild_online_store
     from pipelines.republish.repair import open_published
-    from pipelines.republish.republish import open_restricted, refuse_lost, restricted_datasets
+    from pipelines.republish.republish import open_restricted, refuse_loss, restricted_datasets
     from vitalake.errors import InputError
     from vitalake.settings import load_settings
 
@@ -144,8 +144,8 @@ def rebuild(
     out = Output(json)
     if what == "published":
         datasets = [dataset] if dataset else restricted_datasets(settings)
-        for name in () if without_lost else datasets:
-            refuse_lost(open_restricted(settings, name))
+        for name in datasets:
+            refuse_loss(open_restricted(settings, name), without_lost=without_lost)
         for name in datasets:
             open_published(settings, name)
         _republish(settings, datasets, out, keep_replaced=False, without_lost=without_lost)

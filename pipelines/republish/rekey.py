@@ -12,7 +12,7 @@ from governance.keyuse import open_vault
 from governance.policy.masks import Pseudonyms
 from pipelines.people.patients import former_versions, pseudonyms_by
 from pipelines.republish.online_store import rebuild_online_store
-from pipelines.republish.republish import open_restricted, refuse_lost, republish, restricted_datasets
+from pipelines.republish.republish import open_restricted, refuse_loss, republish, restricted_datasets
 from vitalake import clock
 from vitalake.errors import InputError
 from vitalake.failpoints import failpoint
@@ -21,7 +21,7 @@ from vitalake.keys import add_version, next_version, retire_version
 from vitalake.lake.commits.lake import published_name
 from vitalake.lake.datasets.declared import published_datasets
 from vitalake.lake.maintenance.journal import Job, Journal, Work
-from vitalake.lake.maintenance.replacement import TableReplaced, refuse_missing
+from vitalake.lake.maintenance.replacement import TableReplaced
 from vitalake.lake.tables.staging import Counted
 from vitalake.settings import Settings
 
@@ -136,8 +136,7 @@ def _refuse_unrestricted(settings: Settings) -> None:
     lake, kept = Home(settings).lake(), restricted_datasets(settings)
     for dataset in published_datasets():
         if dataset in kept:
-            refuse_missing(open_restricted(settings, dataset))
-            refuse_lost(open_restricted(settings, dataset))
+            refuse_loss(open_restricted(settings, dataset))
         elif (
             lake.storage.holds_table(published_name(dataset))
             and lake.present()[published_name(dataset)].snapshot().files

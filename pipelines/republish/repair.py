@@ -10,7 +10,7 @@ from typing import Any
 
 from governance.belonging.erasures import FILE as ERASURES
 from pipelines.republish.mend import NAMED, Mended, leave_out, mend
-from pipelines.republish.republish import open_restricted, publishing_alone, refuse_lost, republish, restricted_datasets
+from pipelines.republish.republish import open_restricted, publishing_alone, refuse_loss, republish, restricted_datasets
 from vitalake import clock
 from vitalake.errors import LakeError, ServiceUnavailable
 from vitalake.failpoints import failpoint
@@ -131,7 +131,7 @@ def _publish_again(settings: Settings, lake: Lake, report: LogRepair, done: Repa
     done.left = [line for line in done.left if not line.startswith(f"{report.table}:")]
     report.left = ""
     try:
-        refuse_lost(open_restricted(settings, dataset))
+        refuse_loss(open_restricted(settings, dataset))
         if report.lost:
             set_log_aside(lake.storage.child(report.table), lake.spans.raise_fence(dataset))
         republish(settings, dataset)
@@ -179,14 +179,16 @@ def _made_again_by(where: str) -> str:
 
 
 def open_published(settings: Settings, dataset: str) -> list[str]:
-    """Set aside the unreadable part of a published table's log; return its files. The caller replaces all rows.
+    """Set aside the unreadable part of a published table's log; return its files.
+
+    The caller replaces all rows, and has made sure that it can: see ``refuse_loss``.
 
     Raises:
         LakeError, ServiceUnavailable: the lake cannot be written.
     """
-    lake = Home(settings).lake()
+    lake = open_restricted(settings, dataset)
     storage = lake.storage.child(published_name(dataset))
-    with publishing_alone(storage):
+    with publishing_alone(lake.storage, dataset):
         try:
             return set_damaged_aside(storage, examine(storage))
         except Damaged:

@@ -24,7 +24,7 @@ from vitalake.lake.datasets.dataset import Dataset
 from vitalake.lake.datasets.declared import load_dataset, published_datasets
 from vitalake.lake.maintenance.journal import Journal
 from vitalake.lake.maintenance.lock import abandon
-from vitalake.lake.maintenance.replacement import Converted, TableReplaced, replace_table
+from vitalake.lake.maintenance.replacement import Converted, TableReplaced, refuse_missing, replace_table
 from vitalake.lake.maintenance.vacuum import delete_replaced, kept_files
 from vitalake.lake.tables.dictionaries import in_dictionaries
 from vitalake.lake.tables.log_files import lost_with_the_log, note_made_again
@@ -64,8 +64,7 @@ def republish(
     """
     lake = open_restricted(settings, dataset)
     lake.check_writable()
-    if not without_lost:
-        refuse_lost(lake)
+    refuse_loss(lake, without_lost=without_lost)
     rules = _plan(settings, lake.dataset).version
     opened: list[Vault] = []
 
@@ -78,7 +77,7 @@ def republish(
         return converter(make_sealer(lake.dataset, opened[-1], keys), plan)
 
     try:
-        with publishing_alone(lake.published.storage):
+        with publishing_alone(lake.storage, dataset):
             done = replace_table(lake, kind="republish", rules=f"{rules}+{HIDING}", make=make, counted=counted)
     finally:
         for vault in opened:
@@ -94,31 +93,45 @@ def republish(
 
 
 @contextmanager
-def publishing_alone(storage: Storage) -> Iterator[None]:
+def publishing_alone(lake: Storage, dataset: str) -> Iterator[None]:
     """Keep other processes of this host from publishing the same dataset: each would take the job from the other.
 
+    The lock is on the folder of the identified rows: the published one can be gone, and is made again then.
+
     Args:
-        storage: of the published table.
+        lake: the lake's storage.
+        dataset: which dataset; if none of its identified rows are kept, nobody can publish it again.
 
     Raises:
         ServiceUnavailable: another one does.
     """
+    storage = lake.child(restricted_name(dataset))
     there = storage.local and Path(storage.root).is_dir()
     try:
         with folder_lock(Path(storage.root), wait=False) if there else nullcontext():
             yield
     except BlockingIOError:
         raise ServiceUnavailable(
-            "Another process is publishing this dataset again", where=storage.name, remedy="Let it end first."
+            "Another process is publishing this dataset again, or deletes its old days",
+            where=dataset,
+            remedy="Let it end first.",
         ) from None
 
 
-def refuse_lost(lake: Lake) -> None:
-    """Stop if identified rows were left out as lost: their published rows are the last copy.
+def refuse_loss(lake: Lake, *, without_lost: bool = False) -> None:
+    """Stop if publishing the dataset again would lose rows; call it before anything is changed.
+
+    Args:
+        lake: of the dataset.
+        without_lost: whether rows are to go whose identified rows were left out as lost.
 
     Raises:
-        LakeError: some were left out since the dataset was last published again.
+        LakeError: rows were published of which identified ones were never kept, or some were left out as lost since the
+            dataset was last published again, so that their published rows are the last copy.
     """
+    refuse_missing(lake)
+    if without_lost:
+        return
     table = lake.restricted
     table.refresh()
     lost = table.transaction(lost_app(table.name)) or 0

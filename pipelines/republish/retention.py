@@ -39,16 +39,17 @@ def retain(
         LakeError, ServiceUnavailable: it has stopped; days that were deleted before stay deleted.
     """
     lake = Home(settings).lake()
-    present = lake.present()
+    here = lake.here()
     for dataset in datasets or published_datasets():
         retention_days = days or load_dataset(dataset).retention_days
         # Published rows first: whoever is killed in between has not deleted the rows that they are made of.
-        tables = [present[name] for name in (published_name(dataset), restricted_name(dataset)) if name in present]
-        if not retention_days or not tables or not load_dataset(dataset).day_of:
+        names = (published_name(dataset), restricted_name(dataset))
+        if not retention_days or not here.keys() & names or not load_dataset(dataset).day_of:
             continue
         done = []
         # Who sets a legal hold waits until the dataset is done. No republish may come between its two tables.
-        with erasures_locked(settings), publishing_alone(lake.storage.child(published_name(dataset))):
+        with erasures_locked(settings), publishing_alone(lake.storage, dataset):
+            tables = [lake.table(name) for name in names if lake.storage.holds_table(name)]
             lake.spans.raise_fence(dataset)
             for table in tables:
                 outdate_replacement(table)

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import threading
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, HTTPServer, ThreadingHTTPServer
 from pathlib import Path
 
@@ -32,17 +32,28 @@ def embedded_broker() -> Iterator[str]:
         yield broker.bootstrap_servers
 
 
+def _shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder that all processes of a run of the tests share."""
+    base = tmp_path_factory.getbasetemp()
+    return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    with path.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
 @pytest.fixture(scope="session")
 def demo_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A home into which the demo's warehouse was loaded, once for all test processes; to be copied, not changed.
 
     Beside it, in ``demo.json`` and ``demo.errors``, is what the command printed.
     """
-    base = tmp_path_factory.getbasetemp()
-    folder = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    folder = _shared(tmp_path_factory)
     home = folder / "demo" / "home"
-    with (folder / "demo.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with _locked(folder / "demo.lock"):
         if not home.with_name("demo.json").exists():
             init_home(home, copy_samples)
             command = ("history", "load", "mimic-demo", "--home", str(home), "--json")
@@ -55,19 +66,42 @@ def demo_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return home
 
 
+class _SharedKafka(msgspec.Struct):
+    """A Kafka that the processes of a run of the tests share: the first that needs it starts it, the last ends it."""
+
+    bootstrap_servers: str
+    process: int
+    users: int
+
+
 @pytest.fixture(scope="session")
-def _kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaServer | None]:
+def _kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str | None]:
     if why_not():
         yield None
         return
-    server = KafkaServer(tmp_path_factory.mktemp("kafka")).start()
-    yield server
-    server.stop(signal.SIGKILL)
+    folder = _shared(tmp_path_factory)
+    record, lock = folder / "kafka.json", folder / "kafka.lock"
+    with _locked(lock):
+        if record.exists():
+            shared = msgspec.json.decode(record.read_bytes(), type=_SharedKafka)
+        else:
+            server = KafkaServer(tmp_path_factory.mktemp("kafka")).start()
+            shared = _SharedKafka(server.bootstrap_servers, server.process_id, users=0)
+        shared.users += 1
+        record.write_bytes(msgspec.json.encode(shared))
+    yield shared.bootstrap_servers
+    with _locked(lock):
+        shared = msgspec.json.decode(record.read_bytes(), type=_SharedKafka)
+        shared.users -= 1
+        record.write_bytes(msgspec.json.encode(shared))
+        if not shared.users:
+            record.unlink()
+            os.kill(shared.process, signal.SIGKILL)
 
 
 @pytest.fixture
-def kafka(_kafka: KafkaServer | None) -> KafkaServer:
-    """A real Apache Kafka, shared by the session."""
+def kafka(_kafka: str | None) -> str:
+    """The address of a real Apache Kafka, shared by the session."""
     if _kafka is None:
         missing_service("kafka", str(why_not()))
     assert _kafka is not None

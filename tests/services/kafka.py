@@ -96,6 +96,12 @@ class KafkaServer:
         except (KafkaException, TimeoutError):
             return False
 
+    @property
+    def process_id(self) -> int:
+        """The id of the broker's process, while it runs."""
+        assert self._process is not None
+        return self._process.pid
+
     def stop(self, number: signal.Signals = signal.SIGTERM) -> None:
         """Stop by a signal and wait for the end."""
         assert self._process is not None

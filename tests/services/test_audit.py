@@ -12,7 +12,6 @@ from confluent_kafka.admin import AdminClient
 
 from pipelines.live.recount import recount
 from pipelines.simulator.broker import ensure_topic
-from tests.services.kafka import KafkaServer
 from tests.unit.vitalake.lake.span_samples import open_lake, staged_span
 from vitalake.errors import ServiceUnavailable, SettingsError
 from vitalake.lake.commits.lake import Lake
@@ -143,16 +142,16 @@ def test_broker_that_is_not_there_is_an_error(ward: Ward, monkeypatch: pytest.Mo
 
 @pytest.mark.kafka
 def test_transaction_markers_and_a_log_whose_start_moved_are_no_difference(
-    home: Path, kafka: KafkaServer, topic_name: str
+    home: Path, kafka: str, topic_name: str
 ) -> None:
-    ward = Ward(home, kafka.bootstrap_servers, topic_name)
+    ward = Ward(home, kafka, topic_name)
     ward.send(4, transactional=True)  # offsets 0-3, marker at 4
     ward.send(3, transactional=True, abort=True)  # offsets 5-7, marker at 8
     ward.send(5)  # offsets 9-13
     ward.record(0, 5, markers=1)
     ward.record(5, 14, markers=4)
     assert ward.audit()["agrees"] is True
-    admin = AdminClient({"bootstrap.servers": kafka.bootstrap_servers})
+    admin = AdminClient({"bootstrap.servers": kafka})
     for future in admin.delete_records([TopicPartition(topic_name, 0, 2)]).values():
         future.result(20)
     document = ward.audit()

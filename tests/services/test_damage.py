@@ -475,6 +475,7 @@ def test_a_rebuild_that_was_killed_is_finished_by_a_repair(
     command = forking.command("vitalake", "lake", "rebuild", "published", "--home", str(home))
     killed = subprocess.run(command, env=os.environ | {"VITALAKE_CRASH_AT": point}, capture_output=True, check=False)
     assert killed.returncode == rewrite_process.KILLED
+    assert "is being made again" in run(home, capfd, "sql", "SELECT count(*) FROM observation", code=13)
     if swept:
         sweep(opened(settings), "vitals", lease_seconds=0)
         assert not set(published(settings)) - set(strict)
@@ -498,24 +499,37 @@ def test_rebuild_of_a_lost_log_leaves_no_file_of_before(
     assert sound(settings)
 
 
-def test_rows_that_are_only_published_outlive_a_lost_log(
-    home: Path, settings: Settings, capfd: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("command", ["rebuild published", "rewrite --republish observation"])
+@pytest.mark.parametrize(
+    "lost", ["the entry that added them", "what that entry said", "the log", "nothing, but they are not added"]
+)
+def test_rows_that_are_only_published_are_never_replaced_by_nothing(
+    home: Path, settings: Settings, capfd: pytest.CaptureFixture[str], lost: str, command: str
 ) -> None:
-    """They are of a release that kept no identified rows; once the table had newer rows, a rebuild left them out."""
+    """What a log had lost of them was not counted: a republish added them again, and then replaced them by nothing."""
     lake = opened(settings)
     begin(lake, shard="1of2")
     before = staged_span(lake, 0, 8, bad=0, shard="1of2")
     before.files = [file for file in before.files if not file.table.startswith("quarantine/")]
     lake.spans.decide(before)
-    lake.add(before)
-    assert sum(published(settings).values()) == 68
-    shutil.rmtree(Path(settings.lake_uri, "published/observation/_delta_log"))
+    if lost != "nothing, but they are not added":
+        lake.add(before)
+    there = Path(settings.lake_uri, "published/observation")
+    if lost == "the entry that added them":
+        entries(settings, "published/observation")[-1].unlink()
+    elif lost == "what that entry said":
+        _torn(entries(settings, "published/observation")[-1])
+    elif lost == "the log":
+        shutil.rmtree(there / "_delta_log")
+    files = {path: path.read_bytes() for path in there.rglob("*") if path.is_file()}
     for _ in range(2):
-        assert "have no identified rows" in run(home, capfd, "lake", "rebuild", "published", code=13)
-        stream(home, range(3, 4), topic_id=f"after-{_}")
-        sweep(opened(settings), "vitals", lease_seconds=0)
-    run(home, capfd, "lake", "repair", code=13)
-    assert {f"pseudonym-{n}" for n in range(5)} <= set(opened(settings).published.scan()["patient_id"].to_pylist())
+        assert "have no identified rows" in run(home, capfd, "lake", *command.split(), code=13)
+    assert {path: path.read_bytes() for path in there.rglob("*") if path.is_file()} == files
+    if lost == "the log":
+        assert "it is gone" in run(home, capfd, "sql", "SELECT count(*) FROM observation", code=13)
+        return
+    run(home, capfd, "lake", "repair", code=13 if lost == "what that entry said" else 0)
+    assert sum(published(settings).values()) == 68
 
 
 def test_open_ledger_counts_no_span_that_a_repair_has_dropped(

@@ -48,10 +48,10 @@ def _wave(wave: int) -> list[bytes | None]:
     return [*sent, sent[3], sent[3], corrected, BAD, None, message(0)]
 
 
-def _loaded(home: Path, kafka: KafkaServer) -> LaneUnderTest:
+def _loaded(home: Path, kafka: str) -> LaneUnderTest:
     """Return a lane that has read two waves from a real Kafka, in several spans, the second one after a restart."""
     init_home(home, copy_samples)
-    lane = LaneUnderTest(home, kafka.bootstrap_servers, f"vitals-{uuid.uuid4().hex[:10]}")
+    lane = LaneUnderTest(home, kafka, f"vitals-{uuid.uuid4().hex[:10]}")
     lane.configure(span_rows=10, poll_messages=20, span_seconds=0.05, bundle_seconds=0.5)
     lane.create_topic()
     for wave in range(2):
@@ -128,7 +128,7 @@ def _forget_before(lane: LaneUnderTest, offsets: dict[int, int]) -> None:
 
 
 def test_rows_of_another_topic_of_the_same_name_are_not_taken(
-    tmp_path: Path, kafka: KafkaServer, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, kafka: str, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lane = _loaded(tmp_path / "home", kafka)
     listed = sorted({part.id for span in lane.lake.spans.all_spans() for part in span.parts})
@@ -176,7 +176,7 @@ def test_moment_when_rows_came_is_that_of_their_span_and_not_of_the_repair(
 
 
 def test_as_the_log_forgets_only_what_needs_the_forgotten_messages_is_left(
-    tmp_path: Path, kafka: KafkaServer, capfd: pytest.CaptureFixture[str]
+    tmp_path: Path, kafka: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """One forgotten message, of another span of the day, kept every file of the day from being made again."""
     lane = _loaded(tmp_path / "home", kafka)

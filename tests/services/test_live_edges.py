@@ -36,9 +36,9 @@ pytestmark = pytest.mark.kafka
 
 
 @pytest.fixture
-def lane(home: Path, kafka: KafkaServer, topic_name: str) -> LaneUnderTest:
+def lane(home: Path, kafka: str, topic_name: str) -> LaneUnderTest:
     """A lane on an empty topic of two partitions."""
-    lane = LaneUnderTest(home, kafka.bootstrap_servers, topic_name)
+    lane = LaneUnderTest(home, kafka, topic_name)
     lane.configure(span_seconds=0.2, span_rows=100)
     lane.create_topic()
     return lane
@@ -82,9 +82,9 @@ def test_a_topic_made_again_is_another_topic_and_the_old_one_is_closed(lane: Lan
 
 @pytest.mark.parametrize("more", [16, 3], ids=["beyond the position", "before the position"])
 def test_a_topic_made_again_while_it_is_read_gives_every_message_once(
-    home: Path, kafka: KafkaServer, topic_name: str, more: int
+    home: Path, kafka: str, topic_name: str, more: int
 ) -> None:
-    lane = LaneUnderTest(home, kafka.bootstrap_servers, topic_name, partitions=1)
+    lane = LaneUnderTest(home, kafka, topic_name, partitions=1)
     lane.configure(span_seconds=0.2, relist_seconds=30, bundle_seconds=5)
     lane.create_topic()
     lane.send(message(i) for i in range(5))
@@ -153,9 +153,9 @@ def test_partitions_added_while_running_are_found_and_read_from_their_beginning(
 
 
 def test_a_partition_added_to_a_quiet_topic_is_read_from_its_beginning_by_a_worker_that_had_none(
-    home: Path, kafka: KafkaServer, topic_name: str
+    home: Path, kafka: str, topic_name: str
 ) -> None:
-    lane = LaneUnderTest(home, kafka.bootstrap_servers, topic_name, partitions=1)
+    lane = LaneUnderTest(home, kafka, topic_name, partitions=1)
     lane.configure(span_seconds=0.2, relist_seconds=0.5, bundle_seconds=1.0)
     lane.create_topic()
     latest = ["--from", "latest"]

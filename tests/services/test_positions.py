@@ -16,7 +16,6 @@ from pipelines.core.kafka import Shard, ShardConsumer
 from pipelines.live.lane import StreamOptions
 from pipelines.live.positions import resolve_positions
 from pipelines.simulator.broker import ensure_topic
-from tests.services.kafka import KafkaServer
 from tests.services.waiting import until
 from tests.unit.vitalake.lake.span_samples import JOB, SHARD, empty_span, open_lake
 from vitalake.errors import ServiceUnavailable
@@ -135,13 +134,13 @@ def test_all_partitions_of_a_topic_begin_at_the_same_time_however_many_workers_r
 @pytest.mark.kafka
 @pytest.mark.parametrize("workers", [1, 2, 5])
 def test_a_partition_that_joins_a_topic_is_read_from_its_beginning_by_whichever_worker(
-    begin: Begin, kafka: KafkaServer, topic_name: str, workers: int
+    begin: Begin, kafka: str, topic_name: str, workers: int
 ) -> None:
-    before = begin(kafka.bootstrap_servers, **{topic_name: 1})
+    before = begin(kafka, **{topic_name: 1})
     before.resolve()
     with AdminClient({"bootstrap.servers": before.bootstrap}) as admin:
         admin.create_partitions([NewPartitions(topic_name, 3)])[topic_name].result(20)
-    reader = begin(kafka.bootstrap_servers, **{topic_name: 3})
+    reader = begin(kafka, **{topic_name: 3})
     first, *added = reader.parts
     for part in added:
         reader.send(part, 3)
@@ -302,14 +301,14 @@ def test_a_topic_that_is_made_again_while_a_lane_opens_is_no_loss(begin: Begin, 
 
 @pytest.mark.kafka
 def test_what_kafka_has_deleted_unread_is_a_loss_that_is_counted_once_it_is_accepted(
-    begin: Begin, kafka: KafkaServer, topic_name: str
+    begin: Begin, kafka: str, topic_name: str
 ) -> None:
-    reader = begin(kafka.bootstrap_servers, **{topic_name: 2})
+    reader = begin(kafka, **{topic_name: 2})
     first, second = reader.parts
     reader.lake.spans.begin_at("observation", {first: 0})
     reader.send(second, 8)
     reader.read(2, at=second)
-    with AdminClient({"bootstrap.servers": kafka.bootstrap_servers}) as admin:
+    with AdminClient({"bootstrap.servers": kafka}) as admin:
         for future in admin.delete_records([TopicPartition(topic_name, 1, 5)]).values():
             future.result(20)
     with pytest.raises(UpstreamLoss, match="deleted messages that were not read") as caught:

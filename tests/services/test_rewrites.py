@@ -231,28 +231,28 @@ def test_two_processes_do_not_publish_the_same_dataset_again(
 @pytest.fixture
 def _hosts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each republish is that of another host, which knows nothing of the lock of the others."""
-    monkeypatch.setattr("pipelines.republish.republish.publishing_alone", lambda _: nullcontext())
+    monkeypatch.setattr("pipelines.republish.republish.publishing_alone", lambda *_: nullcontext())
 
 
 @pytest.mark.usefixtures("_hosts")
 def test_a_committed_replacement_is_not_resumed(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     """The other host had seen its lock, and took over its journal after the commit."""
-    refuse, done = swap.refuse_missing, list[int]()
+    lock, done = swap.lock_table, list[int]()
 
-    def end_meanwhile(lake: Lake) -> None:
-        monkeypatch.setattr(swap, "refuse_missing", refuse)
+    def end_meanwhile(table: Table) -> int:
+        monkeypatch.setattr(swap, "lock_table", lock)
         monkeypatch.setattr(swap, "failpoint", stop_when_committed)
         with pytest.raises(KeyboardInterrupt):
             republish(settings, "observation")
         monkeypatch.setattr(swap, "failpoint", failpoint)
-        refuse(lake)
+        return lock(table)
 
     def stop_when_committed(name: str) -> None:
         if name == "swap-committed":
             done.append(1)
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(swap, "refuse_missing", end_meanwhile)
+    monkeypatch.setattr(swap, "lock_table", end_meanwhile)
     assert republish(settings, "observation").rows_after == 60
     assert done
     assert sound(settings)

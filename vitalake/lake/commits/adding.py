@@ -48,8 +48,7 @@ def in_order(spans: Iterable[Span]) -> list[Span]:
 def add_span(span: Span, table: Table) -> bool:
     """Add a decided span's files to a table; return False if there was nothing left to do.
 
-    Nor is there in a published table that is being made again, if the span was decided before that began and its rows
-    are kept in the restricted zone.
+    Nor is there in a published table that is being made again, if the span was decided before that began.
 
     Raises:
         LakeError: some of the span's partitions are added and some are not: something else has changed the table.
@@ -57,9 +56,7 @@ def add_span(span: Span, table: Table) -> bool:
     files = span.files_of(table.name)
     if not files or is_added(span, table):
         return False
-    zone, _, dataset = table.name.rpartition("/")
-    kept = zone == "published" and span.files_of(f"restricted/{dataset}")
-    if kept and span.fence < (made_again_from(table.storage) or 0):
+    if span.fence < (made_again_from(table.storage) or 0):
         return False
 
     def ready() -> Literal["commit", "done"]:

@@ -103,16 +103,39 @@ class Lake:
         Raises:
             InputError: a table exists with other columns than the dataset's.
             LakeError: the lake cannot be written, or has another format.
+            SettingsError: the dataset's identified rows were kept and are not any more, or the other way round.
         """
         begin_format(self.storage)
         self.check_writable()
-        names = [published_name(self.dataset.name), "quarantine/dead_letter", "spans"]
-        names += [restricted_name(self.dataset.name)] if self.dataset.restricted else []
+        self._refuse_other_zones()
+        # The restricted table first: a published one without it says that identified rows were not kept.
+        names = [restricted_name(self.dataset.name)] if self.dataset.restricted else []
+        names += [published_name(self.dataset.name), "quarantine/dead_letter", "spans"]
         for name in sorted(names, key=lambda name: not self.storage.holds_table(name)):
             if name == "spans":
                 self.spans  # noqa: B018 - opens it
             else:
                 self.table(name)
+
+    def _refuse_other_zones(self) -> None:
+        """Raise an error if rows of the dataset were published without being kept, or were kept before.
+
+        Published rows of which the lake has no identified ones can never be made again: not by other rules, not with
+        other pseudonyms, not after damage. So all rows of a dataset are kept, or none.
+        """
+        name = self.dataset.name
+        kept = self.storage.holds_table(restricted_name(name))
+        if kept == self.dataset.restricted or not self.storage.holds_table(published_name(name)):
+            return
+        if kept or self.published.delta.version():  # version 0: a process of an earlier release was killed there
+            raise SettingsError(
+                "Identified rows were kept, and would not be any more" if kept else "Identified rows are missing",
+                where=restricted_name(name),
+                remedy=f"Declare '{name}' with 'restricted: true' again, or the rows as another dataset."
+                if kept
+                else "If the folder is lost, restore it from a back-up. If the dataset was declared without "
+                "'restricted: true' until now, declare what comes from now on as another dataset.",
+            )
 
     def here(self) -> dict[str, Dataset]:
         """Return the existing tables of all datasets by name, ``spans`` last; opens none of them.

@@ -23,7 +23,7 @@ from vitalake.errors import LakeError
 from vitalake.failpoints import failpoint
 from vitalake.grouping import groups, row_count
 from vitalake.lake.commits.adding import add_span, in_order, is_added
-from vitalake.lake.commits.lake import Lake
+from vitalake.lake.commits.lake import Lake, published_name, restricted_name
 from vitalake.lake.commits.span import Span
 from vitalake.lake.commits.transactions import maintenance_app, replacement_app, rows_app
 from vitalake.lake.datasets.dataset import SUBJECT
@@ -37,7 +37,6 @@ from vitalake.lake.maintenance.rewrite import (
     unavailable,
 )
 from vitalake.lake.maintenance.vacuum import kept_files, span_id_of
-from vitalake.lake.tables.log_files import made_again_from
 from vitalake.lake.tables.sorting import joined, no_order, sort_by
 from vitalake.lake.tables.staging import Counted, stage_all
 from vitalake.lake.tables.table import StagedFile, Table
@@ -119,9 +118,11 @@ def replace_table(
         make: makes the converter with today's rules and keys; called once the fence is raised.
         counted: called with the number of rows made since its last call.
 
+    Call ``refuse_missing`` first: rows that have no identified ones would be gone.
+
     Raises:
-        LakeError: identified rows are missing for some published ones (nothing is changed), or another process has
-            taken the job over.
+        LakeError: identified rows are missing that the lake had (nothing is changed), or another process has taken the
+            job over.
         ServiceUnavailable: storage, vault or key service failed; start it again.
     """
     for _ in range(ATTEMPTS):
@@ -175,7 +176,6 @@ class _Run:
     def go(self, make: Callable[[], Convert]) -> TableReplaced:
         """Run the attempt; see ``replace_table``."""
         self._finish_committed()
-        refuse_missing(self._lake)
         self._source_number = lock_table(self._source)
         self._number = lock_table(self._target)
         failpoint("swap-held")
@@ -435,26 +435,21 @@ def _patients(batch: pa.Table) -> int:
 
 
 def refuse_missing(lake: Lake) -> None:
-    """Return if the lake also keeps the identified rows of all published ones, for the days that are published.
+    """Return if the lake was given the identified rows of all rows that were ever published; call it before any change.
 
-    If the published table was lost, also if it has rows again, all days count.
+    Asked of the spans alone: a table that has lost entries of its log, or spans that are still to be added to it, says
+    less than was published. No lane writes such rows (``Lake.open_all``); early development releases did.
 
     Raises:
         LakeError: with the number of rows that could not be made again.
     """
-    target, source = lake.published, lake.restricted
-    target.refresh()
-    lost = made_again_from(target.storage) is not None
-    days = set() if lost else {file.day for file in target.snapshot().files.values()}
-    missing = 0
-    for span in lake.spans.all_spans():
-        if span.dataset == lake.dataset.name and not span.files_of(source.name):
-            missing += sum(file.rows for file in span.files_of(target.name) if not days or file.day in days)
+    target, source = published_name(lake.dataset.name), restricted_name(lake.dataset.name)
+    spans = (span for span in lake.spans.all_spans() if span.dataset == lake.dataset.name)
+    missing = sum(file.rows for span in spans if not span.files_of(source) for file in span.files_of(target))
     if missing:
         raise LakeError(
             f"{missing:,} published rows have no identified rows in the lake",
-            where=source.name,
+            where=source,
             remedy="They were published before the dataset was kept in the restricted zone, and cannot be made again. "
-            "Load them again from their source into a new lake, or delete their days first (vitalake lake rewrite "
-            "--retention). Nothing was changed.",
+            "Load the dataset from its source into a new lake. Nothing was changed.",
         )

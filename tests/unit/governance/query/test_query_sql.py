@@ -27,8 +27,10 @@ from governance.query.sql import check
 from governance.query.worker import Head, Request, answer
 from tests.unit.governance.query.query_samples import CLINICIAN, NOON, OFFICER, ONE, TWO, Recorder, publish_samples
 from vitalake.cli.app import main
-from vitalake.errors import ServiceUnavailable
+from vitalake.errors import LakeError, ServiceUnavailable
 from vitalake.keys import load_keys
+from vitalake.lake.tables.log_files import note_log_set_aside
+from vitalake.lake.tables.storage import open_storage
 from vitalake.settings import QuerySettings, Settings, load_settings
 
 DATASETS = ("observation", "patient")
@@ -54,6 +56,13 @@ def _rows(settings: Settings, sql: str) -> list[dict[str, Any]]:
 def test_a_name_is_the_current_rows_and_versions_are_all(settings: Settings) -> None:
     sql = "SELECT (SELECT count(*) FROM observation) AS now, (SELECT count(*) FROM Observation_Versions) AS all_rows"
     assert _rows(settings, sql) == [{"now": 4, "all_rows": 9}]
+
+
+def test_a_table_that_is_being_made_again_is_not_taken_for_one_with_few_rows(settings: Settings) -> None:
+    note_log_set_aside(open_storage(settings.lake_uri, settings.storage_options).child("published/observation"), 1)
+    with pytest.raises(LakeError, match="is being made again"):
+        _ask(settings, "SELECT count(*) FROM observation")
+    assert _rows(settings, "SELECT count(*) AS n FROM patient") == [{"n": 2}]
 
 
 def test_datasets_can_be_joined_grouped_and_ordered(settings: Settings) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,7 @@ from tests.unit.vitalake.lake.span_samples import (
     staged_span,
     write_spans,
 )
-from vitalake.errors import InputError, LakeError, ServiceUnavailable
+from vitalake.errors import InputError, LakeError, ServiceUnavailable, SettingsError
 from vitalake.lake.commits.adding import add_span
 from vitalake.lake.commits.lake import Lake
 from vitalake.lake.commits.ledger import summarise
@@ -377,3 +379,31 @@ def test_no_fence_goes_back_when_two_raise_several(lake: Lake, monkeypatch: pyte
     raised = lake.spans.raise_fences(["a", "b", "c"])
     assert raised["a"] > max(heights)
     assert fresh(lake).spans.fence("a") == raised["a"]
+
+
+# -- which zones a dataset has -------------------------------------------------------------------------------------
+
+
+def test_a_dataset_that_keeps_identified_rows_cannot_cease_to(tmp_path: Path) -> None:
+    """Of rows published meanwhile there would be no identified ones: they could never be made again."""
+    open_lake(tmp_path).open_all()
+    lake = open_lake(tmp_path)
+    lake.dataset = replace(lake.dataset, restricted=False)
+    with pytest.raises(SettingsError, match="would not be any more"):
+        lake.open_all()
+
+
+def test_a_dataset_whose_rows_were_published_alone_cannot_begin_to_keep_them(tmp_path: Path) -> None:
+    lake = open_lake(tmp_path)
+    write_spans(lake, 1, epoch=begin(lake))
+    shutil.rmtree(tmp_path / "restricted", ignore_errors=True)
+    files = sorted(tmp_path.rglob("*"))
+    with pytest.raises(SettingsError, match="Identified rows are missing"):
+        open_lake(tmp_path).open_all()
+    assert sorted(tmp_path.rglob("*")) == files, "nothing was made"
+
+
+def test_a_lake_whose_making_was_killed_between_its_tables_is_made(tmp_path: Path) -> None:
+    open_lake(tmp_path).published.refresh()
+    open_lake(tmp_path).open_all()
+    assert open_lake(tmp_path).storage.holds_table("restricted/observation")
