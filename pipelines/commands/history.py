@@ -53,7 +53,6 @@ def load(
     from pipelines.history.job import load_job
     from pipelines.history.load import load_history
     from vitalake import logs
-    from vitalake.clinical.held_out import held_out as is_held_out
     from vitalake.lake.commits.ledger import summarise
     from vitalake.settings import load_settings
 
@@ -65,7 +64,7 @@ def load(
         source,
         warehouse=warehouse,
         data=data,
-        care_admits=is_held_out if held_out else None,
+        held_out_only=held_out,
         accept_moved=accept_moved,
         progress=lambda n: out.tell(f"{n:,} messages read"),
     )

@@ -26,7 +26,7 @@ from vitalake.failpoints import failpoint
 from vitalake.lake.commits.lake import Lake, published_name
 from vitalake.lake.commits.latency import bucket_counts
 from vitalake.lake.commits.seen import write_seen
-from vitalake.lake.commits.span import Counts, Part, PartId, Span
+from vitalake.lake.commits.span import EVERYTHING, Counts, OnlineShare, Part, PartId, Span
 from vitalake.lake.commits.span_log import Unbalanced
 from vitalake.lake.tables.dictionaries import unified
 from vitalake.lake.tables.table import StagedFile
@@ -106,6 +106,7 @@ class SpanWriter:
         before_decide: Callable[[], None] | None = None,
         kind: Literal["stream", "replay", "attribution"] = "stream",
         begin_small: bool = False,
+        online: OnlineShare = EVERYTHING,
     ) -> None:
         """Start the committer's thread. Use FencedSteps.open_writer, which gives the right fence.
 
@@ -129,9 +130,10 @@ class SpanWriter:
             before_decide: called in the committer's thread before a span is decided; what it raises discards the span.
             kind: of the spans.
             begin_small: whether the first spans are cut earlier, see FIRST_SHARE.
+            online: which rows go to the online store too.
         """
         self._lake, self._job, self._shard, self._epoch = lake, job, shard, epoch
-        self._fence, self._kind = fence, kind
+        self._fence, self._kind, self._online = fence, kind, online
         self._rules, self._decoder, self._dead_letters = rules, decoder, dead_letters
         self._span_seconds, self._span_rows = span_seconds, span_rows
         self._late_us = int(late_seconds * 1e6)
@@ -329,6 +331,7 @@ class SpanWriter:
             fence=self._fence,
             associations=opened.associations or 0,
             load_us=self.load_us,
+            online=self._online,
         )
 
     def _stage(self, span: Span, opened: OpenSpan) -> None:

@@ -44,7 +44,7 @@ from vitalake import clock
 from vitalake.errors import InputError
 from vitalake.home import Home
 from vitalake.lake.commits.lake import Lake
-from vitalake.lake.commits.span import PartId
+from vitalake.lake.commits.span import OnlineShare, PartId
 from vitalake.lake.commits.span_log import SpanConflict, Superseded
 from vitalake.lake.datasets.dataset import Dataset
 from vitalake.lake.maintenance.mixing import mix
@@ -72,7 +72,7 @@ def load_history(
     warehouse: str | None = None,
     data: Path | None = None,
     gate: QualityGate | None = None,
-    care_admits: Callable[[str], bool] | None = None,
+    held_out_only: bool = False,
     accept_moved: bool = False,
     progress: Callable[[int], None] | None = None,
 ) -> int:
@@ -87,7 +87,7 @@ def load_history(
         warehouse: its address, instead of the job's.
         data: folder of the source's files, if the embedded warehouse is made of them.
         gate: judges a dataset before it is published; default: the suite made from its declaration.
-        care_admits: whether a patient, by pseudonym, goes to the online store too; None: every patient does.
+        held_out_only: whether only patients whom no model is trained on go to the online store too.
         accept_moved: whether most records of the query may go to other patients than before.
         progress: called with the number of messages loaded so far.
 
@@ -110,7 +110,7 @@ def load_history(
             with _of(f"{job.source}.{dataset}"):
                 spooled = _spooled(settings, job, lake.dataset, opened, query)
             with spooled as spool:
-                count += _Load(settings, job, lake, text, spool, gate, care_admits, accept_moved, report).run()
+                count += _Load(settings, job, lake, text, spool, gate, held_out_only, accept_moved, report).run()
     sweep(Home(settings).lake(), job.name)
     return count
 
@@ -153,7 +153,7 @@ class _Load:
         text: what the job's query for the incarnation returns.
         spool: the rows of the query.
         gate: judges the rows that are to be loaded.
-        care_admits: whether a patient goes to the online store; None: every one does.
+        held_out_only: whether only patients whom no model is trained on go to the online store.
         accept_moved: whether most records of the query may go to other patients than before.
         progress: called with the number of messages loaded so far.
         part: the partition of the messages that are loaded as new.
@@ -172,7 +172,7 @@ class _Load:
     text: str
     spool: Spool
     gate: QualityGate
-    care_admits: Callable[[str], bool] | None
+    held_out_only: bool
     accept_moved: bool
     progress: Callable[[int], None] | None
     part: PartId = field(init=False)
@@ -239,8 +239,7 @@ class _Load:
                 self.settings,
                 stream,
                 lake,
-                not_to_care=job.not_to_care,
-                care_admits=self.care_admits,
+                online=OnlineShare(tuple(sorted(job.not_to_care)), held_out_only=self.held_out_only),
                 purpose="history",
             )
             opened.callback(steps.close)

@@ -9,7 +9,7 @@ from pipelines.core.takeover import ONE_SHARD, take_over
 from pipelines.core.writer import SpanWriter
 from pipelines.intake.steps import Steps
 from vitalake.lake.commits.lake import Lake
-from vitalake.lake.commits.span import PartId, Span
+from vitalake.lake.commits.span import EVERYTHING, OnlineShare, PartId, Span
 from vitalake.settings import Settings, StreamSettings
 
 
@@ -30,8 +30,7 @@ class FencedSteps(Steps):
         stream: StreamSettings,
         lake: Lake,
         *,
-        not_to_care: frozenset[str] = frozenset(),
-        care_admits: Callable[[str], bool] | None = None,
+        online: OnlineShare = EVERYTHING,
         purpose: str = "stream",
     ) -> None:
         """Read the fence, then keys, rules and vocabulary; see Steps.
@@ -41,9 +40,8 @@ class FencedSteps(Steps):
         """
         self._lake = lake
         self.fence = fence_of(lake)
-        super().__init__(
-            settings, stream, lake.dataset, not_to_care=not_to_care, care_admits=care_admits, purpose=purpose
-        )
+        self._online = online
+        super().__init__(settings, stream, lake.dataset, online=online, purpose=purpose)
 
     @property
     def outdated(self) -> bool:
@@ -88,6 +86,7 @@ class FencedSteps(Steps):
             on_paused=on_paused,
             before_decide=before_decide,
             begin_small=begin_small,
+            online=self._online,
         )
 
     def take_over(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Protocol
@@ -50,7 +50,7 @@ from vitalake import clock
 from vitalake.home import Home
 from vitalake.keys import KeyRing
 from vitalake.lake.commits.lake import restricted_name
-from vitalake.lake.commits.span import PartId
+from vitalake.lake.commits.span import EVERYTHING, OnlineShare, PartId
 from vitalake.lake.datasets.dataset import ASSOCIATION, Dataset, holds_codes
 from vitalake.lake.datasets.derived import derive
 from vitalake.settings import Settings, StreamSettings
@@ -87,8 +87,7 @@ class Steps:
         stream: StreamSettings,
         dataset: Dataset,
         *,
-        not_to_care: frozenset[str] = frozenset(),
-        care_admits: Callable[[str], bool] | None = None,
+        online: OnlineShare = EVERYTHING,
         purpose: str = "stream",
     ) -> None:
         """Read keys, rules and vocabulary.
@@ -97,8 +96,7 @@ class Steps:
             settings: of the home.
             stream: how far the times of rows may lie in the future or past, and how long repeats are recognised.
             dataset: where the rows go.
-            not_to_care: LOINC codes that do not go to the online store.
-            care_admits: see OnlineFeed.
+            online: which rows go to the online store too, if ``stream.care`` says that any do.
             purpose: what patients' keys are used for; it is recorded in the audit.
 
         Raises:
@@ -129,11 +127,7 @@ class Steps:
         self.dead_letters = DeadLetters(keys.current("quarantine"), days=stream.dead_letter_days)
         self.lookback = LookBack(entries=stream.lookback_entries, seconds=stream.lookback_seconds)
         self.vault = open_vault(settings, keys, purpose=purpose)
-        self.online_feed = (
-            OnlineFeed(settings, dataset, keys, self.vault, left_out=not_to_care, admits=care_admits)
-            if stream.care
-            else None
-        )
+        self.online_feed = OnlineFeed(settings, dataset, keys, self.vault, share=online) if stream.care else None
         self._feed: Feed | None = self.online_feed
         self.sealer = make_sealer(dataset, self.vault, keys, policy.lists) if dataset.restricted else None
         self.attributor = (

@@ -150,7 +150,7 @@ class Overview:
             return {}
         skipped.merge(resolved(self._lake, HELD))
         names: dict[bytes, str] = {}
-        known, _ = lineages(self._settings, census(self._lake, HELD).decoders)
+        known, _ = lineages(self._settings, census(self._lake, HELD).decoders, self._lake.spans.all_spans())
         for lineage in known:
             steps = Steps(self._settings, lineage.stream, self._lake.dataset, purpose="devices")
             try:

@@ -20,6 +20,7 @@ from pipelines.reconcile.changes import Stretches
 from pipelines.reprocess.origins import Lineage, lineages
 from pipelines.reprocess.redecoding import Attempt, Redecoder
 from vitalake.lake.commits.lake import Lake
+from vitalake.lake.commits.span import OnlineShare
 from vitalake.lake.tables.schema import conform
 from vitalake.settings import Settings
 
@@ -69,7 +70,7 @@ class Release:
             job: job and shard under which rows are written.
         """
         self._settings, self._lake, self._associations, self._job = settings, lake, associations, job
-        self._steps: dict[str, Steps] = {}
+        self._steps: dict[tuple[str, OnlineShare], Steps] = {}
 
     def close(self) -> None:
         """Close what was opened."""
@@ -91,7 +92,7 @@ class Release:
         skipped, count = candidates(lake, stretches)
         if not count:
             return
-        known, _ = lineages(self._settings, census(lake, HELD).decoders)
+        known, _ = lineages(self._settings, census(lake, HELD).decoders, lake.spans.all_spans())
         for lineage in known:
             if lineage.stream.dataset != lake.dataset.name:
                 continue
@@ -103,13 +104,14 @@ class Release:
                     yield Released(attempts, redecoder)
 
     def _redecoder(self, lineage: Lineage) -> Redecoder:
-        if lineage.job not in self._steps:
-            self._steps[lineage.job] = self._make_steps(lineage)
-        return Redecoder(self._settings, lineage, self._steps[lineage.job], job=self._job)
+        alike = lineage.job, lineage.share
+        if alike not in self._steps:
+            self._steps[alike] = self._make_steps(lineage)
+        return Redecoder(self._settings, lineage, self._steps[alike], job=self._job)
 
     def _make_steps(self, lineage: Lineage) -> Steps:
         """Return the steps of a job, which attribute by this object's associations."""
-        steps = Steps(self._settings, lineage.stream, self._lake.dataset, purpose="attribution")
+        steps = Steps(self._settings, lineage.stream, self._lake.dataset, online=lineage.share, purpose="attribution")
         assert steps.attributor is not None
         steps.attributor.associations = self._associations
         return steps

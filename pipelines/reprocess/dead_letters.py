@@ -137,7 +137,7 @@ def replay(
     lake = Home(settings).lake()
     counted = census(lake, table, choice)
     report.open = counted.open
-    jobs, unknown = lineages(settings, counted.decoders)
+    jobs, unknown = lineages(settings, counted.decoders, lake.spans.all_spans())
     report.unknown_topics.update({source.topic: 0 for source in unknown})
     for source in unknown:
         report.unknown_topics[source.topic] += counted.sources[source]
@@ -196,7 +196,9 @@ class _Job:
 
     def _dry(self) -> None:
         lake = self._lake()
-        with closing(Steps(self.settings, self.lineage.stream, lake.dataset, purpose="replay")) as steps:
+        lineage = self.lineage
+        steps = Steps(self.settings, lineage.stream, lake.dataset, online=lineage.share, purpose="replay")
+        with closing(steps):
             redecoder = self._redecoder(steps)
             for letters in self._batches(lake):
                 attempts = list(redecoder.attempts(letters, table=self.table, mask=False))
@@ -207,7 +209,9 @@ class _Job:
     def _decided(self) -> None:
         lake = self._lake()
         lake.open_all()
-        with closing(FencedSteps(self.settings, self.lineage.stream, lake, purpose="replay")) as steps:
+        lineage = self.lineage
+        steps = FencedSteps(self.settings, lineage.stream, lake, online=lineage.share, purpose="replay")
+        with closing(steps):
             writer = ReprocessWriter(lake, kind=self.kind, steps=steps)
             if steps.online_feed is not None:
                 self._feed = ReprocessFeed(steps.online_feed, writer)

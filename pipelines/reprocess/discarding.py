@@ -77,7 +77,8 @@ def discard(settings: Settings, choice: Choice, *, words: str, principal: Princi
     """
     words = checked_words(words)
     admit(settings)
-    counted = census(Home(settings).lake(), DEAD_LETTER, choice)
+    lake = Home(settings).lake()
+    counted = census(lake, DEAD_LETTER, choice)
     if not counted.open:
         return 0
     refuse_naming_if_known(
@@ -90,7 +91,7 @@ def discard(settings: Settings, choice: Choice, *, words: str, principal: Princi
         record=audit.record,
     )
     audit.record(AuditEvent("dead-letters.discard", principal.subject, principal.role, (), _detail(choice, words)))
-    jobs, unknown = lineages(settings, counted.decoders)
+    jobs, unknown = lineages(settings, counted.decoders, lake.spans.all_spans())
     sources_of: dict[str, set[Source]] = defaultdict(set)
     for lineage in jobs:
         sources_of[lineage.stream.dataset] |= lineage.sources

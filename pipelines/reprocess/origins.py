@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from pipelines.core.open_letters import Source
@@ -11,6 +11,7 @@ from pipelines.formats.base import WAREHOUSE
 from pipelines.formats.registry import make_decoder
 from pipelines.formats.shared.result import Decoder
 from pipelines.reprocess.rows import RowsDecoder
+from vitalake.lake.commits.span import EVERYTHING, OnlineShare, Span
 from vitalake.lake.datasets.declared import load_dataset
 from vitalake.settings import Settings, StreamSettings
 
@@ -24,12 +25,14 @@ class Lineage:
         stream: its settings.
         sources: the partitions.
         formats: topic → format of its messages.
+        share: which of the rows go to the online store.
     """
 
     job: str
     stream: StreamSettings
     sources: frozenset[Source]
     formats: Mapping[str, str]
+    share: OnlineShare = EVERYTHING
 
     def decoder(self, name: str, settings: Settings) -> Decoder:
         """Return the decoder of a format.
@@ -42,7 +45,9 @@ class Lineage:
         return make_decoder(name, dataset=self.stream.dataset, stream=self.stream, settings=settings)
 
 
-def lineages(settings: Settings, sources: Mapping[Source, str]) -> tuple[list[Lineage], list[Source]]:
+def lineages(
+    settings: Settings, sources: Mapping[Source, str], spans: Iterable[Span]
+) -> tuple[list[Lineage], list[Source]]:
     """Return the jobs that read the topics of these partitions, and the partitions that no job reads any more.
 
     A topic can be read into several datasets, each by its own job: the row in the quarantine names the dataset. Rows of
@@ -51,10 +56,11 @@ def lineages(settings: Settings, sources: Mapping[Source, str]) -> tuple[list[Li
     Args:
         settings: of the home.
         sources: partition → the decoder that has rejected its messages.
+        spans: of the lake; read only if rows of a warehouse are among the messages.
     """
     of_job: dict[str, set[Source]] = defaultdict(set)
     unknown: list[Source] = []
-    history: dict[str, set[Source]] = defaultdict(set)
+    history: list[Source] = []
     for source, decoder in sources.items():
         jobs = [
             name
@@ -64,7 +70,7 @@ def lineages(settings: Settings, sources: Mapping[Source, str]) -> tuple[list[Li
         if jobs:
             of_job[jobs[0]].add(source)
         elif decoder.partition("/")[0] == WAREHOUSE and source.dataset:
-            history[source.dataset].add(source)
+            history.append(source)
         else:
             unknown.append(source)
     streams = [
@@ -72,14 +78,35 @@ def lineages(settings: Settings, sources: Mapping[Source, str]) -> tuple[list[Li
         for job, stream in settings.jobs.items()
         if job in of_job
     ]
-    return streams + [_history(dataset, several) for dataset, several in sorted(history.items())], sorted(unknown)
+    shares = shares_of_loads(spans) if history else {}
+    alike: dict[tuple[str, OnlineShare | None], set[Source]] = defaultdict(set)
+    for source in history:
+        alike[source.dataset, shares.get((source.dataset, source.source))].add(source)
+    ordered = sorted(alike.items(), key=str)
+    return streams + [_history(dataset, share, of_both) for (dataset, share), of_both in ordered], sorted(unknown)
 
 
-def _history(dataset: str, sources: set[Source]) -> Lineage:
-    """Return how to read rows of a warehouse: as load_history does, but without observations for the online store.
+def shares_of_loads(spans: Iterable[Span]) -> dict[tuple[str, str], OnlineShare | None]:
+    """Return which rows of a warehouse go to the online store, as its last load says, by dataset and ``source``.
 
-    Which codes the history job keeps out of the online store is not known here, so none of its observations go there.
+    None: an earlier release loaded them, and did not record it.
     """
-    care = not load_dataset(dataset).measures
+    found: dict[tuple[str, str], tuple[int, OnlineShare | None]] = {}
+    for span in spans:
+        if span.kind == "stream" and span.decoder.partition("/")[0] == WAREHOUSE:
+            for part in span.parts:
+                before, _ = found.get((span.dataset, str(part.id)), (0, None))
+                if span.load_us >= before:
+                    found[span.dataset, str(part.id)] = span.load_us, span.online
+    return {source: share for source, (_, share) in found.items()}
+
+
+def _history(dataset: str, share: OnlineShare | None, sources: set[Source]) -> Lineage:
+    """Return how to read rows of a warehouse: as load_history does.
+
+    Where it is not known which codes the job keeps out of the online store, no observation goes there.
+    """
+    care = share is not None or not load_dataset(dataset).measures
     stream = StreamSettings(dataset=dataset, max_future_seconds=0, unset_clock_days=(), care=care)
-    return Lineage("history", stream, frozenset(sources), {source.topic: WAREHOUSE for source in sources})
+    formats = {source.topic: WAREHOUSE for source in sources}
+    return Lineage("history", stream, frozenset(sources), formats, share or EVERYTHING)

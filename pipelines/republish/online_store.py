@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Collection, Iterator
-from contextlib import closing, suppress
-from dataclasses import replace
+from collections import defaultdict
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import ExitStack, closing, suppress
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
@@ -16,10 +17,11 @@ from governance.keyuse import open_vault
 from governance.vault import Vault
 from pipelines.core.open_letters import DEAD_LETTER, Choice, census, open_letters, resolved
 from pipelines.core.poll import Outcome, Poll
+from pipelines.formats.base import WAREHOUSE
 from pipelines.intake.online_feed.feed import OnlineFeed
 from pipelines.intake.steps import Steps, make_sealer
 from pipelines.online_store.opening import open_online_store
-from pipelines.reprocess.origins import lineages
+from pipelines.reprocess.origins import lineages, shares_of_loads
 from pipelines.reprocess.redecoding import Redecoder
 from pipelines.republish.decisions import Ends, restore_decisions
 from pipelines.republish.republish import open_restricted, restricted_datasets
@@ -28,7 +30,7 @@ from vitalake.errors import ServiceUnavailable
 from vitalake.home import Home
 from vitalake.keys import KeyRing
 from vitalake.lake.commits.lake import Lake
-from vitalake.lake.commits.span import PartId
+from vitalake.lake.commits.span import EVERYTHING, OnlineShare, PartId
 from vitalake.lake.datasets.declared import load_dataset
 from vitalake.lake.maintenance.rewrite import read_file
 from vitalake.lake.tables.staging import Counted
@@ -86,23 +88,27 @@ def _rebuild(settings: Settings, *, counted: Counted | None) -> int:
             had = care.facts.decided()
             care.completeness.note_incomplete()  # until it is filled: a process that is killed leaves half a store
             care.drop(writer=_writer_name())
+            since_us = care.time.now_us() - int(settings.care.hours * 3_600_000_000)
         for dataset in [name for name in ORDER if name in there]:
             lake = open_restricted(settings, dataset)
             sealer = make_sealer(lake.dataset, vault, keys)
-            feed = OnlineFeed(settings, lake.dataset, keys, vault, again=True)
             part = PartId(WRITER, uuid.uuid4().hex[:22], 0)
-            try:
-                for rows in _batches(lake, feed.store.time.now_us() - int(settings.care.hours * 3_600_000_000)):
+            with ExitStack() as opened_feeds:
+                feeds = dict[OnlineShare, OnlineFeed]()
+                sources = _sources(settings, lake)
+                for source, rows in (pair for batch in _batches(lake, since_us) for pair in _by_source(batch, sources)):
+                    if source.share not in feeds:
+                        feed = OnlineFeed(settings, lake.dataset, keys, vault, share=source.share, again=True)
+                        opened_feeds.enter_context(closing(feed))
+                        feeds[source.share] = feed
                     opened = sealer.open(rows)
-                    feed.take(_outcome(opened, part, total))
+                    feeds[source.share].take(_outcome(opened, part, total, source.format))
                     ends.note(dataset, opened)
                     people.update(filter(None, pc.unique(opened["patient_id"]).to_pylist()))
                     total += rows.num_rows
                     if counted:
                         counted(rows.num_rows)
-                merges += feed.older_merges
-            finally:
-                feed.close()
+                merges += [merge for feed in feeds.values() for merge in feed.older_merges]
             if dataset in WITH_REJECTED:
                 _tell_rejected(settings, dataset)
         current = keys.current("pseudonym").version
@@ -116,6 +122,37 @@ def _rebuild(settings: Settings, *, counted: Counted | None) -> int:
     finally:
         vault.close()
     return total
+
+
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """What the online store gets of one source of rows, and in which format.
+
+    Attributes:
+        format: WAREHOUSE, or that of a topic; of topics it makes no difference which.
+        share: which of its rows.
+    """
+
+    format: str = "fhir"
+    share: OnlineShare = EVERYTHING
+
+
+def _sources(settings: Settings, lake: Lake) -> dict[str, _Source | None]:
+    """Return what the store gets of each source that the spans of a dataset name, by ``source`` of its rows.
+
+    None: the jobs that read the topic today give the store nothing.
+    """
+    name = lake.dataset.name
+    loads = shares_of_loads(lake.spans.all_spans()).items()
+    found: dict[str, _Source | None] = {
+        source: _Source(WAREHOUSE, share or EVERYTHING) for (dataset, source), share in loads if dataset == name
+    }
+    spans = (span for span in lake.spans.all_spans() if span.dataset == name)
+    for part in {part.id for span in spans for part in span.parts if str(part.id) not in found}:
+        jobs = [job for job in settings.jobs.values() if job.dataset == name and part.topic in job.topics]
+        if jobs and not any(job.care for job in jobs):
+            found[str(part)] = None
+    return found
 
 
 def _batches(lake: Lake, since_us: int) -> Iterator[pa.Table]:
@@ -133,6 +170,16 @@ def _batches(lake: Lake, since_us: int) -> Iterator[pa.Table]:
                 yield batch.slice(begin, BATCH_ROWS)
 
 
+def _by_source(rows: pa.Table, sources: Mapping[str, _Source | None]) -> Iterator[tuple[_Source, pa.Table]]:
+    """Yield rows together that the store gets in the same way, without those that it does not get."""
+    together: dict[_Source, list[str]] = defaultdict(list)
+    for name in pc.unique(rows["source"]).to_pylist():
+        if (source := sources.get(name, _Source())) is not None:
+            together[source].append(name)
+    for source, names in together.items():
+        yield source, rows.filter(pc.field("source").isin(names))
+
+
 def _tell_rejected(settings: Settings, dataset: str) -> None:
     """Hand the online store what open rejected messages of its hours were about.
 
@@ -142,12 +189,13 @@ def _tell_rejected(settings: Settings, dataset: str) -> None:
     """
     since = (clock.now() - timedelta(hours=settings.care.hours)).date().isoformat()
     lake, choice = Home(settings).lake(), Choice(since=since)
-    jobs, _ = lineages(settings, census(lake, DEAD_LETTER, choice).decoders)
+    jobs, _ = lineages(settings, census(lake, DEAD_LETTER, choice).decoders, lake.spans.all_spans())
     done = resolved(lake, DEAD_LETTER)
     part, first = PartId(WRITER, uuid.uuid4().hex[:22], 0), 0
     for lineage in (one for one in jobs if one.stream.dataset == dataset and one.stream.care):
         of_job = replace(choice, sources=lineage.sources)
-        with closing(Steps(settings, lineage.stream, load_dataset(dataset), purpose="rebuild-care")) as steps:
+        steps = Steps(settings, lineage.stream, load_dataset(dataset), online=lineage.share, purpose="rebuild-care")
+        with closing(steps):
             redecoder = Redecoder(settings, lineage, steps, job=_writer_name())
             for letters in open_letters(lake, DEAD_LETTER, of_job, done=done):
                 for attempt in redecoder.attempts(letters, table=DEAD_LETTER, mask=False):
@@ -166,14 +214,14 @@ def _writer_name() -> str:
     return f"{WRITER}/0of1"
 
 
-def _outcome(rows: pa.Table, part: PartId, first: int) -> Outcome:
+def _outcome(rows: pa.Table, part: PartId, first: int, form: str = "fhir") -> Outcome:
     """Return identified rows as an outcome, each as a message of its own, of a partition that was never read.
 
     When a message arrived at the broker is not stored; the time when the lake took it in is used instead.
     """
     count = rows.num_rows
     poll = Poll(
-        _writer_name(), "fhir", [None] * count, (part,), np.zeros(count, np.int32), np.arange(first, first + count),
+        _writer_name(), form, [None] * count, (part,), np.zeros(count, np.int32), np.arange(first, first + count),
         rows["ingested_at"].cast(pa.int64()).fill_null(0).to_numpy() // 1000, np.ones(count, np.bool_),
     )  # fmt: skip
     batches = rows.combine_chunks().to_batches()

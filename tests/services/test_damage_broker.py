@@ -22,7 +22,7 @@ from governance.samples import copy_samples
 from pipelines.core.kafka import ShardConsumer
 from pipelines.intake.steps import make_sealer
 from tests.fhir import message
-from tests.services.kafka import KafkaServer, why_not
+from tests.services.kafka import why_not
 from tests.services.lane import LaneUnderTest
 from tests.services.requirements import missing_service
 from tests.services.waiting import until
@@ -63,7 +63,7 @@ def _loaded(home: Path, kafka: str) -> LaneUnderTest:
 
 
 @pytest.fixture(scope="module")
-def once(tmp_path_factory: pytest.TempPathFactory, _kafka: KafkaServer | None) -> LaneUnderTest:
+def once(tmp_path_factory: pytest.TempPathFactory, _kafka: str | None) -> LaneUnderTest:
     """Such a lane for all tests that leave its topic as it is."""
     if _kafka is None:
         missing_service("kafka", str(why_not()))

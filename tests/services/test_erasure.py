@@ -64,7 +64,7 @@ def loaded(tmp_path_factory: pytest.TempPathFactory) -> Path:
     init_home(home, copy_samples)
     settings = load_settings(home)
     leave(make_demo_warehouse(home), stays=5)
-    load_history(settings, "mimic-demo", care_admits=lambda _: True)
+    load_history(settings, "mimic-demo")
     source_id = _who(settings).source_id
     lane = LaneWithoutKafka(home)
     mine = [message(i, patient=source_id, device={"reference": f"Device/monitor-{i % 2}"}) for i in range(10)]

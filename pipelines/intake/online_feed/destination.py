@@ -12,7 +12,9 @@ from governance.vault import Vault
 from pipelines.online_store.facts import Fact, GivenFact, Person
 from pipelines.online_store.opening import open_online_store
 from pipelines.online_store.store import OnlineStore
+from vitalake.clinical.held_out import held_out
 from vitalake.keys import KeyRing
+from vitalake.lake.commits.span import OnlineShare
 from vitalake.lake.datasets.dataset import Dataset
 from vitalake.settings import Settings
 
@@ -23,6 +25,7 @@ class Destination:
     """Opens the online store and writes facts of rows to it, under pseudonyms; used by one thread at a time.
 
     Attributes:
+        admits_all: whether all patients go to the online store.
         again: the rows are read from the lake to fill the store again.
         rejected: the messages in work were rejected before and are read again; see OnlineStore.put_facts.
         opened: the store; None: it is not opened yet.
@@ -36,11 +39,12 @@ class Destination:
         keys: KeyRing,
         vault: Vault,
         *,
-        admits: Callable[[str], bool] | None,
+        share: OnlineShare,
         again: bool,
     ) -> None:
         """Prepare; see OnlineFeed for the arguments."""
-        self._settings, self._keys, self._vault, self._admits = settings, keys, vault, admits
+        self._settings, self._keys, self._vault = settings, keys, vault
+        self.admits_all = not share.held_out_only
         self.again, self.rejected = again, False
         self._pseudonyms = {
             column.name: Pseudonyms(keys, str(column.data_class))
@@ -77,14 +81,9 @@ class Destination:
             self.opened.close()
         self.opened, self.said = None, {}
 
-    @property
-    def admits_all(self) -> bool:
-        """Whether all patients go to the online store."""
-        return self._admits is None
-
     def admits(self, token: str) -> bool:
         """Return whether a patient, by pseudonym, goes to the online store."""
-        return self._admits is None or self._admits(token)
+        return self.admits_all or held_out(token)
 
     def tokens(self, column: str, values: pa.Array) -> list[str]:
         """Return the pseudonyms of values of ``patient_id`` or ``encounter_id``."""

@@ -21,7 +21,7 @@ from pipelines.online_store.store import OnlineStore
 from vitalake import clock
 from vitalake.errors import ServiceUnavailable
 from vitalake.keys import KeyRing
-from vitalake.lake.commits.span import PartId, Span
+from vitalake.lake.commits.span import EVERYTHING, OnlineShare, PartId, Span
 from vitalake.lake.datasets.dataset import Dataset
 from vitalake.settings import Settings
 
@@ -46,8 +46,7 @@ class OnlineFeed:
         keys: KeyRing,
         vault: Vault,
         *,
-        left_out: frozenset[str] = frozenset(),
-        admits: Callable[[str], bool] | None = None,
+        share: OnlineShare = EVERYTHING,
         again: bool = False,
     ) -> None:
         """Prepare; files are opened when the first rows come.
@@ -57,19 +56,18 @@ class OnlineFeed:
             dataset: of the rows.
             keys: for pseudonyms and sealing.
             vault: the patients' identities; the caller closes it.
-            left_out: LOINC codes that do not go to the online store.
-            admits: whether a patient, by pseudonym, goes to the online store; None: all patients do.
+            share: which of the rows go to the online store.
             again: the rows are read from the lake to fill the store again (pipelines.republish.online_store). They do
                 not contain everything that the messages said.
         """
         self._settings, self._dataset = settings, dataset
-        self._destination = Destination(settings, dataset, keys, vault, admits=admits, again=again)
+        self._destination = Destination(settings, dataset, keys, vault, share=share, again=again)
         arrival = Arrival(settings, dataset, self._destination)
         self._people = People(self._destination, vault)
         stays = Stays(self._destination, arrival, self._people)
         self._beds = Beds(self._destination, arrival, self._people)
         takers: dict[str, Callable[[Outcome], None]] = {
-            "observation": Observations(dataset, self._destination, self._people, left_out=left_out).take,
+            "observation": Observations(dataset, self._destination, self._people, left_out=share.without_codes).take,
             "encounter": stays.take_encounters,
             "patient": self._people.take_records,
             "ward_movement": stays.take_movements,

@@ -25,7 +25,7 @@ from vitalake.lake.datasets.dataset import Dataset
 class Observations:
     """Takes polls of observations."""
 
-    def __init__(self, dataset: Dataset, destination: Destination, people: People, *, left_out: frozenset[str]) -> None:
+    def __init__(self, dataset: Dataset, destination: Destination, people: People, *, left_out: Sequence[str]) -> None:
         """Prepare; see OnlineFeed for the arguments."""
         self._dataset, self._destination, self._people = dataset, destination, people
         self._reader = ValueReader(dataset, destination, left_out=left_out)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
@@ -21,7 +23,7 @@ from vitalake.vocabulary import load_vocabulary
 class ValueReader:
     """Makes values of rows; the patients get their pseudonyms."""
 
-    def __init__(self, dataset: Dataset, destination: Destination, *, left_out: frozenset[str]) -> None:
+    def __init__(self, dataset: Dataset, destination: Destination, *, left_out: Sequence[str]) -> None:
         """Prepare.
 
         Args:

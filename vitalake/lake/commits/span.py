@@ -124,6 +124,21 @@ class Part(msgspec.Struct, omit_defaults=True):
         self.unmapped = _bounded(_added(self.unmapped, unmapped))
 
 
+class OnlineShare(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Which rows of a source go to the online store too; the default: all.
+
+    Attributes:
+        without_codes: LOINC codes whose values do not go there, because devices send them.
+        held_out_only: whether only patients go there whom no model is trained on; see ``held_out``.
+    """
+
+    without_codes: tuple[str, ...] = ()
+    held_out_only: bool = False
+
+
+EVERYTHING = OnlineShare()
+
+
 class Span(msgspec.Struct):
     """A stretch of input: what was read, the counts of its outcomes, and the files that hold its rows.
 
@@ -135,6 +150,8 @@ class Span(msgspec.Struct):
         associations: version of the table of device associations that attributed the rows; 0: none was needed.
         load_us: when the load of a warehouse that it belongs to began to write, greater than that of every earlier
             one of the source; 0: it belongs to none.
+        online: which of its rows went to the online store, for who reads them again; None: an earlier release decided
+            it, and did not record it.
     """
 
     span_id: str
@@ -152,6 +169,7 @@ class Span(msgspec.Struct):
     fence: int = 0
     associations: int = 0
     load_us: int = 0
+    online: OnlineShare | None = None
 
     @property
     def transactions(self) -> dict[str, int]:
@@ -170,6 +188,7 @@ class _Body(msgspec.Struct):
     fence: int = 0
     associations: int = 0
     load_us: int = 0
+    online: OnlineShare | None = None
 
 
 _BODY_DECODER = msgspec.json.Decoder(_Body)
@@ -177,7 +196,7 @@ _BODY_DECODER = msgspec.json.Decoder(_Body)
 
 def to_row(span: Span) -> pa.Table:
     """Return the row of a span, as ``from_row`` reads it."""
-    body = _Body(span.parts, span.latency, span.files, span.fence, span.associations, span.load_us)
+    body = _Body(span.parts, span.latency, span.files, span.fence, span.associations, span.load_us, span.online)
     values = {
         "span_id": span.span_id,
         "kind": span.kind,
@@ -209,6 +228,7 @@ def from_row(row: dict[str, object]) -> Span:
         fence=body.fence,
         associations=body.associations,
         load_us=body.load_us,
+        online=body.online,
     )
 
 

@@ -103,7 +103,7 @@ def test_a_topic_belongs_to_the_job_of_the_dataset_it_was_put_aside_for() -> Non
         Source("observation", "gone[0]", "w"): "fhir/1",
         Source("observation", "adt[0]", "x"): "hl7-v2/1",
     }
-    found, unknown = lineages(settings, sources)
+    found, unknown = lineages(settings, sources, [])
     assert {lineage.job: sorted(s.source for s in lineage.sources) for lineage in found} == {
         "a": ["bus[0]", "bus[1]"],
         "b": ["bus[0]"],

@@ -15,6 +15,7 @@ from tests.unit.pipelines.intake.online_feed.feed_samples import (
     run_observations,
 )
 from vitalake.clinical.held_out import held_out
+from vitalake.lake.commits.span import OnlineShare
 from vitalake.lake.datasets.declared import load_dataset
 from vitalake.settings import StreamSettings, load_settings
 
@@ -23,7 +24,7 @@ def test_only_who_is_admitted_goes_to_the_care_store(home: Path) -> None:
     messages: list[bytes | None] = [
         message(i, patient=f"p-{i}", effectiveDateTime=iso_minutes_ago(5)) for i in range(20)
     ]
-    outcome = run_observations(observation_steps(home, care_admits=held_out), messages)
+    outcome = run_observations(observation_steps(home, online=OnlineShare(held_out_only=True)), messages)
     published = set(outcome.rows["patient_id"].to_pylist())
     chosen = {patient for patient in published if held_out(patient)}
     assert len(published) == 20
@@ -34,7 +35,7 @@ def test_only_who_is_admitted_goes_to_the_care_store(home: Path) -> None:
 def test_old_values_codes_left_out_and_jobs_without_care_store_nothing(home: Path) -> None:
     run_observations(observation_steps(home), [message(1)])  # of last year
     run_observations(
-        observation_steps(home, not_to_care=frozenset({"8867-4"})),
+        observation_steps(home, online=OnlineShare(without_codes=("8867-4",))),
         [message(2, effectiveDateTime=iso_minutes_ago(5))],
         first=1,
     )

@@ -39,6 +39,7 @@ from tests.unit.pipelines.intake.online_feed.feed_samples import (
 from vitalake import clock
 from vitalake.clinical.held_out import held_out
 from vitalake.keys import load_keys
+from vitalake.lake.commits.span import OnlineShare
 from vitalake.settings import load_settings
 
 
@@ -315,7 +316,7 @@ def test_a_refused_message_of_who_does_not_go_to_the_store_goes_nowhere(home: Pa
     refused = [message(i, patient=f"p-{i}", value=999.0, effectiveDateTime=iso_minutes_ago(5)) for i in range(20)]
     known = [message(100 + i, patient=f"p-{i}", effectiveDateTime=iso_minutes_ago(6)) for i in range(20)]
     outcome = run_observations(
-        observation_steps(home, care_admits=held_out, not_to_care=frozenset({"8867-4"})), [*known, *refused]
+        observation_steps(home, online=OnlineShare(("8867-4",), held_out_only=True)), [*known, *refused]
     )
     chosen = {patient for patient in outcome.rows["patient_id"].to_pylist() if held_out(patient)}
     store = open_store(home)
