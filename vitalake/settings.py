@@ -431,7 +431,10 @@ def load_settings(config: Path) -> Settings:
         raise SettingsError(
             f"Configuration cannot be read ({error.strerror})",
             where=str(path),
-            remedy="Run 'vitalake init' to make one.",
+            remedy="Use the account that the home belongs to. An account that may only read published rows opens the "
+            "lake's folder 'published' with an engine of its own: see docs/how-to/accounts-and-files.md."
+            if isinstance(error, PermissionError)
+            else "Run 'vitalake init' to make one.",
         ) from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         why, line = explain(error)

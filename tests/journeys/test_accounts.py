@@ -57,6 +57,21 @@ def test_who_is_named_by_a_configuration_of_others_sees_names_and_by_ones_own_do
         assert f"local:{ONE.name}".encode() in records
 
 
+@needs_accounts
+def test_who_may_not_read_a_home_learns_whose_command_it_is() -> None:
+    """It was an error of usage, about a variable that nobody had set."""
+    commands = f"import sys\nfrom vitalake.cli.app import main\nfor line in {COMMANDS}:\n    main([*line.split(), "
+    with open_folder() as folder:
+        init_home(folder / "home", copy_samples)
+        first = f"{commands}'--home', '{folder / 'none'}'])"  # imports what the other account cannot
+        said = ONE.run(f"{commands}'--home', sys.argv[1]])", str(folder / "home"), first=first)
+        assert said.count("Use the account that the home belongs to") == len(COMMANDS)
+        assert "VITALAKE_HOME" not in said
+
+
+COMMANDS = ("doctor", "ledger", "lake verify", "lake tables", "dead-letters list", "stream")
+
+
 def _write(config: Path, data: Path) -> None:
     """Write a configuration whose data are in another folder, as an administrator does."""
     before = os.umask(0o022)

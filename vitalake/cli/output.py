@@ -13,7 +13,7 @@ from vitalake.homes import VARIABLE
 
 HomeOption = Annotated[
     Path | None,
-    typer.Option("--home", envvar=VARIABLE, help="The home's folder; default ./vitalake-home."),
+    typer.Option("--home", envvar=VARIABLE, readable=False, help="The home's folder; default ./vitalake-home."),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object for programs.")]
 
