@@ -42,6 +42,10 @@ check: setup  ## lint, types, import layers, lock and reference are fresh, the s
 PROCESSES := -n $(shell n=$$(($$(getconf _NPROCESSORS_ONLN) + 1)); [ $$n -gt 4 ] && n=4; echo $$n) \
   --max-worker-restart 0 --dist loadfile
 
+# Several processes of tests share the processors: threads of OpenMP and BLAS would only wait for each other, spinning.
+test test-fast coverage kills: export OMP_NUM_THREADS := 1
+test test-fast coverage kills: export OPENBLAS_NUM_THREADS := 1
+
 test: setup  ## run all tests this machine can run; says which services it did not find
 	$(BIN)/python -m pytest -q $(PROCESSES) -m "not kills and not ci"
 

@@ -42,6 +42,11 @@ Settings.model_rebuild(force=True)
 pytest_plugins = ["tests.services.fixtures"]
 
 
+def pytest_configure() -> None:
+    """Let the collector of cycles run less often: a test leaves little behind, and each ends with a collection."""
+    gc.set_threshold(50_000, 20, 100)
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Before each test: let the collector of cycles pass over whatever is there by now.

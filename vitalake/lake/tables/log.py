@@ -119,7 +119,7 @@ def _hint_problems(storage: Storage, files: LogFiles) -> Iterator[LogProblem]:
 
 def _is_readable(storage: Storage, name: str) -> bool:
     try:
-        _checkpoint(storage, name)
+        checkpoint_actions(storage, name)
     except FileNotFoundError:  # deleted since the listing, or a broken link
         return not is_there(storage, name)
     except (pa.ArrowException, OSError):
@@ -127,7 +127,7 @@ def _is_readable(storage: Storage, name: str) -> bool:
     return True
 
 
-def _checkpoint(storage: Storage, name: str, *, columns: list[str] | None = None) -> pa.Table:
+def checkpoint_actions(storage: Storage, name: str, *, columns: list[str] | None = None) -> pa.Table:
     """Return the actions of a checkpoint.
 
     By this thread alone: one of Arrow's that gave our bytes back while the process ended would abort it.
@@ -168,32 +168,6 @@ def _has_form(action: dict[str, Any]) -> bool:
     except (msgspec.MsgspecError, DeltaError, ValueError, TypeError):
         return False
     return True
-
-
-def read_transactions(storage: Storage, version: int) -> dict[str, int]:
-    """Return every application's last transaction; delta-rs returns only the one of an application that is named.
-
-    Args:
-        storage: of the table.
-        version: of the table; later entries do not count.
-
-    Raises:
-        VitaLakeError: the log cannot be read.
-    """
-    try:
-        files = list_log(storage)
-        base = max((number for number in files.checkpoints if number <= version), default=-1)
-        found = {}
-        for name in files.checkpoints.get(base, ()):
-            rows = _checkpoint(storage, name, columns=["txn"])["txn"].drop_null().to_pylist()
-            found.update({row["appId"]: row["version"] for row in rows})
-        for number, name in sorted(files.entries.items()):
-            for line in read(storage, name).splitlines() if base < number <= version else ():
-                if b'"txn"' in line and (action := msgspec.json.decode(line).get("txn")):
-                    found[action["appId"]] = action["version"]
-    except (OSError, pa.ArrowException, msgspec.MsgspecError) as error:
-        raise explained(storage, error) from None
-    return found
 
 
 def explained(storage: Storage, error: Exception, what: str = "Table cannot be read") -> VitaLakeError:

@@ -24,7 +24,8 @@ from vitalake.lake.datasets.dataset import IDENTIFYING, SUBJECT, Column, Dataset
 from vitalake.lake.tables.dictionaries import without_unused
 from vitalake.lake.tables.digests import Damaged, damaged
 from vitalake.lake.tables.entry_digests import recorded_in_commit
-from vitalake.lake.tables.log import explained, read_transactions
+from vitalake.lake.tables.last_transactions import LastTransactions
+from vitalake.lake.tables.log import explained
 from vitalake.lake.tables.log_files import LOG, entry_name, is_empty, is_hidden, mark_of_repairs, newest_checkpoint
 from vitalake.lake.tables.schema import APP, SchemaState, apply, check, conform, new_schema, open_delta, read_state
 from vitalake.lake.tables.sorting import in_no_order
@@ -95,14 +96,14 @@ class Table:
         self.name = f"{zone}/{dataset.name}" if zone else dataset.name
         self.storage = storage.child(self.name)
         self._commits = 0
-        self._transactions: dict[str, int | None] = {}
-        self._all_transactions: dict[str, int] | None = None
+        self._own_entry: tuple[int, int, int] | None = None
         self._recorded_checkpoint = -1  # the newest of which an entry of this object has the digest
         self._state: SchemaState | None = None
         self._last_state: tuple[str, SchemaState] | None = None
         self._repairs = mark_of_repairs(self.storage)
         self.delta = self._open()
-        self._own_entry = self._entry()
+        self._refreshed()
+        self._last_transactions = LastTransactions(self.storage)
         check(self.state, where=self.name)
 
     def _open(self) -> DeltaTable:
@@ -157,11 +158,9 @@ class Table:
         """
         entry, replaced = self._entry(), self._is_replaced()
         if entry is not None and not replaced and self._is_newest():
-            self._own_entry = entry
+            self._own_entry, self._transactions_at = entry, self.delta.version()
             return
         self._commits += 1
-        self._transactions.clear()
-        self._all_transactions = None
         self._state = None
         if replaced or self._commits % REOPEN_AFTER == 0:
             self._open_again()
@@ -172,14 +171,20 @@ class Table:
             if entry is not None or not self.storage.local:
                 raise explained(self.storage, error) from None
             self._open_again()  # the log may have been replaced by a shorter one
-        self._own_entry = self._entry()
+        self._refreshed()
         if is_empty(self.storage, self.delta.version()) or is_hidden(self.storage, self.delta.version()):
             raise explained(self.storage, DeltaError())
 
     def _open_again(self) -> None:
         self._repairs, self._recorded_checkpoint = mark_of_repairs(self.storage), -1
+        self._last_transactions = LastTransactions(self.storage)
         self.delta = open_delta(self.storage)
+        self._refreshed()
+
+    def _refreshed(self) -> None:
         self._own_entry = self._entry()
+        self._transactions_at = self.delta.version()
+        self._transactions: dict[str, int | None] = {}
 
     def _entry(self) -> tuple[int, int, int] | None:
         """Return this version and what tells its entry's file from another one; None: it has expired, or is remote."""
@@ -205,9 +210,9 @@ class Table:
 
     def transaction(self, app_id: str) -> int | None:
         """Return the version of an application's last transaction, as last refreshed; None: it never committed one."""
-        if self._all_transactions is not None:
-            return self._all_transactions.get(app_id)
-        if app_id not in self._transactions:  # delta-rs searches the log, which takes 1 ms or more
+        if self.storage.local:
+            return self.all_transactions().get(app_id)
+        if app_id not in self._transactions:  # of a remote log each entry is a request
             try:
                 self._transactions[app_id] = self.delta.transaction_version(app_id)
             except (OSError, DeltaError) as error:
@@ -215,10 +220,12 @@ class Table:
         return self._transactions[app_id]
 
     def all_transactions(self) -> Mapping[str, int]:
-        """Return the version of every application's last transaction, as last refreshed."""
-        if self._all_transactions is None:
-            self._all_transactions = read_transactions(self.storage, self.delta.version())
-        return self._all_transactions
+        """Return the version of every application's last transaction, as last refreshed.
+
+        Raises:
+            VitaLakeError: the log cannot be read.
+        """
+        return self._last_transactions.at(self._transactions_at)
 
     def snapshot(self) -> Snapshot:
         """Return the files of the version that was last refreshed to."""
@@ -257,7 +264,7 @@ class Table:
             LakeError, ServiceUnavailable: the log cannot be read.
         """
         other = copy(self)
-        other._commits, other._transactions, other._all_transactions, other._state = 0, {}, None, None  # noqa: SLF001 - of this class
+        other._commits, other._state = 0, None  # noqa: SLF001 - of this class
         other._open_again()  # noqa: SLF001
         return other
 
