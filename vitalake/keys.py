@@ -108,6 +108,12 @@ def next_version(ring: KeyRing, name: KeyName) -> str:
     return f"v{max(int(key.version[1:]) for key in ring.versions(name)) + 1}"
 
 
+def version_of(pseudonym: str) -> str:
+    """Return the version of the key that a pseudonym was made with, such as ``v2``; empty: it does not say so."""
+    version, dot, _ = pseudonym.partition(".")
+    return version if dot and version[:1] == "v" and version[1:].isdigit() else ""
+
+
 def add_version(path: Path, name: KeyName, version: str) -> None:
     """Add a version of a key if it is not there, and make it the one to write with. Older versions stay.
 

@@ -40,7 +40,7 @@ from vitalake.lake.datasets.declared import load_dataset, published_datasets
 from vitalake.lake.maintenance.damage import checked_snapshot
 from vitalake.lake.tables.buckets import files_for
 from vitalake.lake.tables.digests import Marks, check_content
-from vitalake.lake.tables.log_files import made_again_from
+from vitalake.lake.tables.log_files import has_lost_entries
 from vitalake.lake.tables.storage import Storage, open_storage
 from vitalake.lake.tables.table import Table
 from vitalake.settings import Settings
@@ -262,7 +262,8 @@ class Catalogue:
         form = self._form(name)
         zone = self._relations[name].zone
         only = subject if zone == "restricted" else None
-        _refuse_half(storage.child(f"{zone}/{form.name}"))
+        if zone == "published" and form.restricted:
+            _refuse_half(form.name, storage)
         table = Table(form, storage, zone=zone) if storage.holds_table(f"{zone}/{form.name}") else None
         columns = self._readable_columns(name, table)
         paths, others = ((), ()) if table is None else _files(table, folder, only, self._marks)
@@ -280,13 +281,25 @@ class Catalogue:
         )
 
 
-def _refuse_half(storage: Storage) -> None:
-    """Raise an error if a published table is being made again: until that is done it lacks rows, or all of them."""
-    if made_again_from(storage) is not None:
+def _refuse_half(dataset: str, lake: Storage) -> None:
+    """Raise an error if a published table is gone or has lost entries of its log, until it is made again.
+
+    It lacks rows, or has those that a lost entry had removed: of expired days, by earlier rules, of somebody erased.
+    """
+    storage = lake.child(f"published/{dataset}")
+    if has_lost_entries(storage):
         raise LakeError(
-            "Published table is being made again, and lacks rows until then",
+            "Published table has lost rows or entries of its log, and is to be made again first",
             where=storage.name,
-            remedy="Wait until that command has ended. If it was killed, run 'vitalake lake repair'.",
+            remedy="If 'vitalake lake rebuild' or 'repair' is running, wait until it has ended. Otherwise run "
+            "'vitalake lake repair', and do what it says.",
+        )
+    if not lake.holds_table(storage.name) and lake.child(f"restricted/{dataset}").files():
+        raise LakeError(
+            "Published table is gone",
+            where=storage.name,
+            remedy=f"Run 'vitalake lake rebuild published --dataset {dataset}': it makes it again from the restricted "
+            "zone.",
         )
 
 

@@ -9,7 +9,7 @@ from pipelines.core.takeover import ONE_SHARD, take_over
 from pipelines.core.writer import SpanWriter
 from pipelines.intake.steps import Steps
 from vitalake.lake.commits.lake import Lake
-from vitalake.lake.commits.span import EVERYTHING, OnlineShare, PartId, Span
+from vitalake.lake.commits.span import EVERYTHING, NOTHING, OnlineShare, PartId, Span
 from vitalake.settings import Settings, StreamSettings
 
 
@@ -22,6 +22,7 @@ class FencedSteps(Steps):
 
     Attributes:
         fence: the dataset's fence before rules, keys and associations were read.
+        online: which of the rows go to the online store.
     """
 
     def __init__(
@@ -40,7 +41,7 @@ class FencedSteps(Steps):
         """
         self._lake = lake
         self.fence = fence_of(lake)
-        self._online = online
+        self.online = online if stream.care else NOTHING
         super().__init__(settings, stream, lake.dataset, online=online, purpose=purpose)
 
     @property
@@ -86,7 +87,7 @@ class FencedSteps(Steps):
             on_paused=on_paused,
             before_decide=before_decide,
             begin_small=begin_small,
-            online=self._online,
+            online=self.online,
         )
 
     def take_over(

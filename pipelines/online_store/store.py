@@ -31,6 +31,7 @@ from pipelines.online_store.tables import Tables
 from pipelines.online_store.values import Values, clamped_to_clock, current
 from vitalake import clock
 from vitalake.clinical.records import History
+from vitalake.keys import version_of
 from vitalake.sealing import Seals
 from vitalake.sqlite import Database
 
@@ -109,6 +110,7 @@ class OnlineStore:
         writer: str,
         ends: Mapping[str, int],
         ours: bool = False,
+        reprocessed: bool = False,
     ) -> int:
         """Store the values of a poll that were not stored before; return how many.
 
@@ -117,6 +119,7 @@ class OnlineStore:
             writer: the lane that the blocks belong to; two lanes never write the same block.
             ends: for each partition of the poll the position behind its last message.
             ours: the times at which the values came are by our own clock, not by a broker's or a producer's.
+            reprocessed: they are of messages that were put aside before, and may yet be discarded.
 
         Raises:
             ServiceUnavailable: the store cannot be written; nothing of the poll is stored.
@@ -125,11 +128,13 @@ class OnlineStore:
         values = values.where(values.rows["effective_us"] >= now_us - self.time.hours_us)
         if self.time.replay() is None:
             values = clamped_to_clock(values, now_us, ours=ours)
+        if self._is_former(values.patients):  # not taken: read again, they have the patients' pseudonyms of today
+            return 0
         if not len(values.rows):  # positions need not be stored: read again, the values would be too old again
             return 0
         try:
             with self._database.transaction():
-                stored = self._take(values, writer, ends)
+                stored = self._take(values, writer, ends, reprocessed=reprocessed)
         except BaseException:  # the blocks in memory were not written
             self._tables.blocks.drop_cache()
             raise
@@ -138,22 +143,24 @@ class OnlineStore:
             self.prune()
         return stored
 
-    def _take(self, values: Values, writer: str, ends: Mapping[str, int]) -> int:
+    def _take(self, values: Values, writer: str, ends: Mapping[str, int], *, reprocessed: bool) -> int:
         tables = self._tables
         tables.blocks.refresh(tables.meta.generation())
         before = dict(self._db.execute("SELECT part, next FROM taken"))
-        begun = np.array([before.get(name, -1) for name in values.parts], np.int64)
+        # What was taken under former pseudonyms, and was not decided, is read again under those of today.
+        under = f"{version_of(values.patients[0])} "
+        begun = np.array([before.get(under + name, -1) for name in values.parts], np.int64)
         self._db.executemany(
             "INSERT INTO taken VALUES (?, ?) ON CONFLICT (part) DO UPDATE SET next = max(next, excluded.next)",
-            list(ends.items()),
+            [(under + name, end) for name, end in ends.items()],
         )
         if self._decided:
             tables.undecided.settle(self._decided)
             self._decided = {}
         fresh = self._survivors(values.where(values.position >= begun[values.part]))
         fresh = self._without_forgotten(fresh)
-        if fresh.rows["attribution"].any():
-            tables.undecided.note(fresh)
+        if reprocessed or fresh.rows["attribution"].any():
+            tables.undecided.note(fresh if reprocessed else fresh.where(fresh.rows["attribution"] > 0))
         tables.corrections.note(fresh)
         tables.patients.touch(tables.blocks.append(fresh, writer))
         return len(fresh.rows)
@@ -185,7 +192,7 @@ class OnlineStore:
         return self._tables.undecided.holds(part)
 
     def rewind(self, positions: Mapping[str, int], *, others: bool = False) -> int:
-        """Delete attributed values that the lake never decided: read again, they could belong to another patient.
+        """Delete noted values that the lake never decided: read again, they could be of another patient, or of none.
 
         Args:
             positions: where the lake goes on with partitions, by name; from there on they are taken again.
@@ -212,7 +219,8 @@ class OnlineStore:
         return count
 
     def _take_again(self, part: str, position: int) -> None:
-        self._db.execute("UPDATE taken SET next = min(next, ?) WHERE part = ?", (position, part))
+        mine = "substr(part, instr(part, ' ') + 1) = ?"
+        self._db.execute(f"UPDATE taken SET next = min(next, ?) WHERE {mine}", (position, part))  # noqa: S608
 
     def _delete(self, values: Values) -> int:
         """Delete these values, whoever stored them; return how many."""
@@ -277,6 +285,7 @@ class OnlineStore:
         Raises:
             ServiceUnavailable: the store cannot be written; none is stored.
         """
+        facts = [fact for fact in facts if not self._is_former([fact[0]])]
         with self._database.transaction():
             if rejected:
                 facts = self._writer.without_stored(facts)
@@ -325,6 +334,27 @@ class OnlineStore:
             deleted += self._tables.delete_all_of(patients)
             self._tables.meta.begin_generation()
         return deleted
+
+    def begin_pseudonyms(self, version: str) -> None:
+        """Delete everything under pseudonyms of earlier versions of the key, and take nothing under them from now on.
+
+        Whoever still makes them has keys of before, and decides nothing any more: see ``SpanLog.raise_fences``.
+
+        Args:
+            version: of today, such as ``v2``.
+
+        Raises:
+            ServiceUnavailable: the store cannot be written; nothing is changed.
+        """
+        with self._database.transaction():
+            self._tables.meta.put("pseudonyms", version)
+            self._tables.delete_all_of([one for one in self.all_patients() if self._is_former([one])])
+            self._tables.meta.begin_generation()
+
+    def _is_former(self, patients: Sequence[str]) -> bool:
+        """Return whether the pseudonyms of a poll are of an earlier version than the store takes."""
+        of_today, theirs = self._tables.meta.get("pseudonyms"), version_of(patients[0]) if patients else ""
+        return bool(of_today and theirs) and int(theirs[1:]) < int(of_today[1:])
 
     def all_patients(self) -> list[str]:
         """Return every patient who has a block or a fact in the store."""

@@ -1,8 +1,9 @@
-"""Attributed values that the online store has written, and the lake has not decided yet.
+"""Values that the online store has written, the lake has not decided yet, and perhaps never will.
 
-The patient of such a value follows from where its device was. A lane that is killed before it decides can know more of
-the device when it starts again, and give the same value to another patient. So each such value is noted until the lake
-has decided it, and is deleted from the store when the lane starts again without it being decided.
+The patient of an attributed value follows from where its device was. A lane that is killed before it decides can know
+more of the device when it starts again, and give the same value to another patient. A message that was put aside can
+be discarded after a killed replay. So each such value is noted until the lake has decided it, and is deleted from the
+store when the lane or the replay starts again without it being decided.
 """
 
 from __future__ import annotations
@@ -38,10 +39,9 @@ class UndecidedWrites:
         self._db, self._sealer = connection, sealer
 
     def note(self, values: Values) -> None:
-        """Note those of the values whose patient was found by the device."""
-        chosen = values.where(values.rows["attribution"] > 0)
+        """Note values."""
         for i, part in enumerate(values.parts):
-            self._put(part, chosen.where(chosen.part == i), clock.now_us())
+            self._put(part, values.where(values.part == i), clock.now_us())
 
     def _put(self, part: str, values: Values, noted_us: int) -> None:
         if not len(values.rows):

@@ -7,12 +7,15 @@ import re
 import unicodedata
 from collections import defaultdict
 from collections.abc import Iterator
+from contextlib import ExitStack, closing, suppress
 from dataclasses import replace
 
 from governance.access import Principal
 from governance.audit import AuditEvent, AuditSink
 from governance.belonging import admit
 from governance.erasure.reasons import refuse_naming_if_known
+from governance.keyservice.service import KeyRevoked
+from governance.keyuse import open_vault
 from pipelines.core.open_letters import (
     ATTEMPTS,
     DEAD_LETTER,
@@ -23,11 +26,13 @@ from pipelines.core.open_letters import (
     open_places,
     resolved,
 )
+from pipelines.intake.online_feed.feed import TAKEN, OnlineFeed
 from pipelines.reprocess.origins import lineages
 from pipelines.reprocess.redecoding import resolution_rows
 from pipelines.reprocess.writing import ReprocessWriter
 from vitalake.errors import InputError
 from vitalake.home import Home
+from vitalake.lake.commits.lake import Lake
 from vitalake.lake.commits.span_log import SpanConflict
 from vitalake.settings import Settings
 
@@ -125,12 +130,24 @@ def _decided(settings: Settings, dataset: str, choice: Choice, *, words: str, ac
     lake = Home(settings).lake(dataset)
     lake.open_all()
     writer = ReprocessWriter(lake, kind="replay", steps=None)
+    _take_back(settings, lake, writer)
     lake.quarantine.refresh()
     done = resolved(lake, DEAD_LETTER)
     for places in open_places(lake, DEAD_LETTER, choice, done=done):
         rows = resolution_rows(places, table=DEAD_LETTER, outcome="discarded", reasons=words, actor=actor)
         writer.decide([], rules="", decoder="", resolutions=rows, messages=rows.num_rows)
         yield rows.num_rows
+
+
+def _take_back(settings: Settings, lake: Lake, writer: ReprocessWriter) -> None:
+    """Delete from the online store what a killed replay has handed over and not decided: it may be discarded now."""
+    if lake.dataset.name not in TAKEN or not settings.path(settings.care.path).exists():
+        return
+    keys = Home(settings).keys
+    with suppress(KeyRevoked), ExitStack() as opened:  # what is revoked nobody sees, and the next replay deletes it
+        vault = opened.enter_context(closing(open_vault(settings, keys, purpose="discard")))
+        feed = opened.enter_context(closing(OnlineFeed(settings, lake.dataset, keys, vault)))
+        feed.reprocess({writer.part: writer.position})
 
 
 def _detail(choice: Choice, words: str) -> dict[str, str]:

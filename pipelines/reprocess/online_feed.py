@@ -15,8 +15,7 @@ class ReprocessFeed:
     """Hands rows to the online store under the positions of the reprocessing writer.
 
     Rows that a killed writer has handed over and not decided do not count as taken, because the next writer forms other
-    batches. Those of them that were attributed by a device are deleted, because the device can belong to another
-    patient by now; other rows that come twice are recognised by their version.
+    batches. They are deleted: the device can belong to another patient by now, or the message can have been discarded.
     """
 
     def __init__(self, feed: OnlineFeed, writer: ReprocessWriter) -> None:
@@ -26,7 +25,7 @@ class ReprocessFeed:
             ServiceUnavailable: the online store cannot be written.
         """
         self._feed, self._writer, self._count = feed, writer, 0
-        feed.rewind({writer.part: writer.position}, others=True)
+        feed.reprocess({writer.part: writer.position})
 
     def take(self, outcome: Outcome) -> None:
         """Take a poll's identified rows.

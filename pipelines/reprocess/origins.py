@@ -12,7 +12,6 @@ from pipelines.formats.registry import make_decoder
 from pipelines.formats.shared.result import Decoder
 from pipelines.reprocess.rows import RowsDecoder
 from vitalake.lake.commits.span import EVERYTHING, OnlineShare, Span
-from vitalake.lake.datasets.declared import load_dataset
 from vitalake.settings import Settings, StreamSettings
 
 
@@ -78,35 +77,27 @@ def lineages(
         for job, stream in settings.jobs.items()
         if job in of_job
     ]
-    shares = shares_of_loads(spans) if history else {}
-    alike: dict[tuple[str, OnlineShare | None], set[Source]] = defaultdict(set)
+    shares = _shares(spans) if history else {}
+    alike: dict[tuple[str, OnlineShare], set[Source]] = defaultdict(set)
     for source in history:
-        alike[source.dataset, shares.get((source.dataset, source.source))].add(source)
+        alike[source.dataset, shares.get((source.dataset, source.source), EVERYTHING)].add(source)
     ordered = sorted(alike.items(), key=str)
     return streams + [_history(dataset, share, of_both) for (dataset, share), of_both in ordered], sorted(unknown)
 
 
-def shares_of_loads(spans: Iterable[Span]) -> dict[tuple[str, str], OnlineShare | None]:
-    """Return which rows of a warehouse go to the online store, as its last load says, by dataset and ``source``.
-
-    None: an earlier release loaded them, and did not record it.
-    """
-    found: dict[tuple[str, str], tuple[int, OnlineShare | None]] = {}
-    for span in spans:
-        if span.kind == "stream" and span.decoder.partition("/")[0] == WAREHOUSE:
-            for part in span.parts:
-                before, _ = found.get((span.dataset, str(part.id)), (0, None))
-                if span.load_us >= before:
-                    found[span.dataset, str(part.id)] = span.load_us, span.online
-    return {source: share for source, (_, share) in found.items()}
+def is_of_warehouse(span: Span) -> bool:
+    """Return whether a load has decided a span."""
+    return span.kind == "stream" and span.decoder.partition("/")[0] == WAREHOUSE
 
 
-def _history(dataset: str, share: OnlineShare | None, sources: set[Source]) -> Lineage:
-    """Return how to read rows of a warehouse: as load_history does.
+def _shares(spans: Iterable[Span]) -> dict[tuple[str, str], OnlineShare]:
+    """Return which rows of a warehouse go to the online store, as its last load says, by dataset and ``source``."""
+    loads = sorted(filter(is_of_warehouse, spans), key=lambda span: span.load_us)
+    return {(span.dataset, str(part.id)): span.online for span in loads for part in span.parts}
 
-    Where it is not known which codes the job keeps out of the online store, no observation goes there.
-    """
-    care = share is not None or not load_dataset(dataset).measures
-    stream = StreamSettings(dataset=dataset, max_future_seconds=0, unset_clock_days=(), care=care)
+
+def _history(dataset: str, share: OnlineShare, sources: set[Source]) -> Lineage:
+    """Return how to read rows of a warehouse: as load_history does."""
+    stream = StreamSettings(dataset=dataset, max_future_seconds=0, unset_clock_days=())
     formats = {source.topic: WAREHOUSE for source in sources}
-    return Lineage("history", stream, frozenset(sources), formats, share or EVERYTHING)
+    return Lineage("history", stream, frozenset(sources), formats, share)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -21,7 +21,7 @@ from pipelines.formats.base import WAREHOUSE
 from pipelines.intake.online_feed.feed import OnlineFeed
 from pipelines.intake.steps import Steps, make_sealer
 from pipelines.online_store.opening import open_online_store
-from pipelines.reprocess.origins import lineages, shares_of_loads
+from pipelines.reprocess.origins import is_of_warehouse, lineages
 from pipelines.reprocess.redecoding import Redecoder
 from pipelines.republish.decisions import Ends, restore_decisions
 from pipelines.republish.republish import open_restricted, restricted_datasets
@@ -95,14 +95,14 @@ def _rebuild(settings: Settings, *, counted: Counted | None) -> int:
             part = PartId(WRITER, uuid.uuid4().hex[:22], 0)
             with ExitStack() as opened_feeds:
                 feeds = dict[OnlineShare, OnlineFeed]()
-                sources = _sources(settings, lake)
-                for source, rows in (pair for batch in _batches(lake, since_us) for pair in _by_source(batch, sources)):
-                    if source.share not in feeds:
-                        feed = OnlineFeed(settings, lake.dataset, keys, vault, share=source.share, again=True)
+                ways = _Ways(lake)
+                for way, rows in (pair for batch in _batches(lake, since_us) for pair in ways.split(batch)):
+                    if way.share not in feeds:
+                        feed = OnlineFeed(settings, lake.dataset, keys, vault, share=way.share, again=True)
                         opened_feeds.enter_context(closing(feed))
-                        feeds[source.share] = feed
+                        feeds[way.share] = feed
                     opened = sealer.open(rows)
-                    feeds[source.share].take(_outcome(opened, part, total, source.format))
+                    feeds[way.share].take(_outcome(opened, part, total, way.format))
                     ends.note(dataset, opened)
                     people.update(filter(None, pc.unique(opened["patient_id"]).to_pylist()))
                     total += rows.num_rows
@@ -113,7 +113,7 @@ def _rebuild(settings: Settings, *, counted: Counted | None) -> int:
                 _tell_rejected(settings, dataset)
         current = keys.current("pseudonym").version
         with closing(open_online_store(settings, keys, vault=vault)) as care:
-            care.drop(patients=[p for p in care.all_patients() if not p.startswith(f"{current}.")])
+            care.begin_pseudonyms(current)
             for version, old, into in sorted(merges):  # merges of long ago: the number can be another patient's by now
                 if care.patients.has(care.survivor(into)):
                     care.merge(old, into, version=version)
@@ -125,34 +125,58 @@ def _rebuild(settings: Settings, *, counted: Counted | None) -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class _Source:
-    """What the online store gets of one source of rows, and in which format.
+class _Way:
+    """In which format rows came, and which of them went to the online store."""
 
-    Attributes:
-        format: WAREHOUSE, or that of a topic; of topics it makes no difference which.
-        share: which of its rows.
-    """
-
-    format: str = "fhir"
+    format: str = "fhir"  # or WAREHOUSE; of topics it makes no difference which
     share: OnlineShare = EVERYTHING
 
 
-def _sources(settings: Settings, lake: Lake) -> dict[str, _Source | None]:
-    """Return what the store gets of each source that the spans of a dataset name, by ``source`` of its rows.
+@dataclass(slots=True)
+class _Stretch:
+    """Messages of one incarnation of a partition that came the same way: from ``start`` up to ``end``, exclusive."""
 
-    None: the jobs that read the topic today give the store nothing.
-    """
-    name = lake.dataset.name
-    loads = shares_of_loads(lake.spans.all_spans()).items()
-    found: dict[str, _Source | None] = {
-        source: _Source(WAREHOUSE, share or EVERYTHING) for (dataset, source), share in loads if dataset == name
-    }
-    spans = (span for span in lake.spans.all_spans() if span.dataset == name)
-    for part in {part.id for span in spans for part in span.parts if str(part.id) not in found}:
-        jobs = [job for job in settings.jobs.values() if job.dataset == name and part.topic in job.topics]
-        if jobs and not any(job.care for job in jobs):
-            found[str(part)] = None
-    return found
+    topic_id: str
+    start: int
+    end: int
+    way: _Way
+
+
+class _Ways:
+    """The way of each row of a dataset, as the span says that read its message."""
+
+    def __init__(self, lake: Lake) -> None:
+        """Read all spans."""
+        self._stretches: dict[str, list[_Stretch]] = defaultdict(list)
+        for span in lake.spans.all_spans():
+            if span.dataset != lake.dataset.name or span.kind != "stream":
+                continue
+            way = _Way(WAREHOUSE, span.online) if is_of_warehouse(span) else _Way(share=span.online)
+            for part in span.parts:
+                here = self._stretches[str(part.id)]
+                if here and (here[-1].topic_id, here[-1].way) == (part.id.topic_id, way):
+                    here[-1].start, here[-1].end = min(here[-1].start, part.first), max(here[-1].end, part.end)
+                else:
+                    here.append(_Stretch(part.id.topic_id, part.first, part.end, way))
+
+    def split(self, rows: pa.Table) -> Iterator[tuple[_Way, pa.Table]]:
+        """Yield rows together that came the same way, without those of which nothing goes to the store.
+
+        Rows do not say of which incarnation of their topic they are: the latest that has their position counts.
+        """
+        ways = [_Way()]
+        sources = rows["source"].combine_chunks().dictionary_encode()
+        source, position = sources.indices.to_numpy(), rows["source_position"].fill_null(-1).to_numpy()
+        which = np.zeros(rows.num_rows, np.int64)
+        for number, name in enumerate(sources.dictionary.to_pylist()):
+            for one in self._stretches.get(name, ()):
+                if one.way not in ways:
+                    ways.append(one.way)
+                which[(source == number) & (position >= one.start) & (position < one.end)] = ways.index(one.way)
+        for number, way in enumerate(ways):
+            mine = which == number
+            if mine.any() and not way.share.nothing:
+                yield way, rows.filter(pa.array(mine))
 
 
 def _batches(lake: Lake, since_us: int) -> Iterator[pa.Table]:
@@ -168,16 +192,6 @@ def _batches(lake: Lake, since_us: int) -> Iterator[pa.Table]:
         for batch in read_file(table, file):
             for begin in range(0, batch.num_rows, BATCH_ROWS):
                 yield batch.slice(begin, BATCH_ROWS)
-
-
-def _by_source(rows: pa.Table, sources: Mapping[str, _Source | None]) -> Iterator[tuple[_Source, pa.Table]]:
-    """Yield rows together that the store gets in the same way, without those that it does not get."""
-    together: dict[_Source, list[str]] = defaultdict(list)
-    for name in pc.unique(rows["source"]).to_pylist():
-        if (source := sources.get(name, _Source())) is not None:
-            together[source].append(name)
-    for source, names in together.items():
-        yield source, rows.filter(pc.field("source").isin(names))
 
 
 def _tell_rejected(settings: Settings, dataset: str) -> None:

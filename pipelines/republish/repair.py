@@ -133,7 +133,7 @@ def _publish_again(settings: Settings, lake: Lake, report: LogRepair, done: Repa
     try:
         refuse_loss(open_restricted(settings, dataset))
         if report.lost:
-            set_log_aside(lake.storage.child(report.table), lake.spans.raise_fence(dataset))
+            open_published(settings, dataset)
         republish(settings, dataset)
     except (LakeError, ServiceUnavailable) as error:
         done.left.append(f"{report.table}: it has to be published again. {error.what} ({error.where}). {error.remedy}")
@@ -179,7 +179,7 @@ def _made_again_by(where: str) -> str:
 
 
 def open_published(settings: Settings, dataset: str) -> list[str]:
-    """Set aside the unreadable part of a published table's log; return its files.
+    """Set aside the unreadable part of a published table's log, and mark a table that is gone; return its files.
 
     The caller replaces all rows, and has made sure that it can: see ``refuse_loss``.
 
@@ -190,9 +190,11 @@ def open_published(settings: Settings, dataset: str) -> list[str]:
     storage = lake.storage.child(published_name(dataset))
     with publishing_alone(lake.storage, dataset):
         try:
-            return set_damaged_aside(storage, examine(storage))
+            if lake.storage.holds_table(storage.name):
+                return set_damaged_aside(storage, examine(storage))
         except Damaged:
-            return set_log_aside(storage, lake.spans.raise_fence(dataset))
+            pass
+        return set_log_aside(storage, lake.spans.raise_fence(dataset))
 
 
 def _drop_lookbacks(lake: Lake) -> int:

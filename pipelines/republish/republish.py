@@ -139,7 +139,7 @@ def refuse_loss(lake: Lake, *, without_lost: bool = False) -> None:
         raise LakeError(
             f"{lost:,} identified rows were left out as lost: publishing again would delete their published rows too",
             where=table.name,
-            remedy="Nothing was changed. Restore the table from a back-up, or publish again without them: "
+            remedy="No row was published. Restore the table from a back-up, or publish again without them: "
             f"vitalake lake rewrite --republish {lake.dataset.name} --without-lost",
         )
 

@@ -12,10 +12,12 @@ from governance.samples import copy_samples
 from tests.accounts import ONE, needs_accounts, open_folder
 from tests.attribution import Ward
 from vitalake.cli.app import main
+from vitalake.lake.commits.lake import Lake
 
 FIRST = """
 import os, shutil, sys
 from vitalake.cli.app import main
+from vitalake.lake.commits.lake import Lake
 etc, data, own = sys.argv[1:4]
 LIST = ["devices", "list", "--identified", "--json", "--home"]
 assert main(["devices", "list", "--home", etc]) == 0  # as root: what is imported cannot be read any more afterwards
@@ -67,6 +69,22 @@ def test_who_may_not_read_a_home_learns_whose_command_it_is() -> None:
         said = ONE.run(f"{commands}'--home', sys.argv[1]])", str(folder / "home"), first=first)
         assert said.count("Use the account that the home belongs to") == len(COMMANDS)
         assert "VITALAKE_HOME" not in said
+
+
+@needs_accounts
+def test_who_may_not_list_a_folder_of_the_lake_gets_no_report_of_a_bug() -> None:
+    with open_folder() as folder:
+        home = folder / "home"
+        init_home(home, copy_samples)
+        Ward(home).stream([])
+        for path in [home, *home.rglob("*")]:
+            path.chmod(0o755 if path.is_dir() else 0o644)
+        Lake(str(home / "lake"), {}).open_all()
+        (home / "lake" / "restricted").chmod(0o700)
+        run = "from vitalake.cli.app import main\nimport sys\nmain(['lake', 'tables', '--home', sys.argv[1]])"
+        said = ONE.run(run, str(home), first=run.replace("sys.argv[1]", f"'{folder / 'none'}'"))
+        assert "This account may not read" in said
+        assert "This is a bug" not in said
 
 
 COMMANDS = ("doctor", "ledger", "lake verify", "lake tables", "dead-letters list", "stream")

@@ -23,20 +23,23 @@ ASIDE = ("ingested_at", "source", "source_position", "available_at")
 class LaneWithoutKafka:
     """A lane with its real decoder, masks, look-back and writer, given polls by hand instead of by a consumer."""
 
-    def __init__(self, home: Path, parts: int = 1, *, topic_id: str = "u") -> None:
+    def __init__(self, home: Path, parts: int = 1, *, topic_id: str = "u", begun: bool = False) -> None:
         settings = load_settings(home)
         self.lane = Lane(settings, "vitals", Shard(0, 1), StreamOptions(), threading.Event())
         self.parts = tuple(PartId("t", topic_id, p) for p in range(parts))
         self.offsets = [0] * parts
         self.stamps: list[int] | None = None
         lake = self.lane.lake
-        lake.spans.begin_at("observation", dict.fromkeys(self.parts, 0))
+        if not begun:
+            lake.spans.begin_at("observation", dict.fromkeys(self.parts, 0))
+        positions = {p: n or 0 for p, n in lake.spans.positions("observation", self.parts).items()}
         self.lane.writer = SpanWriter(
             lake, job="vitals", shard="0of1", epoch=lake.spans.begin_epoch(job="vitals", shard="0of1"),
             fence=self.lane.steps.fence,
             rules=self.lane.steps.plan.version, decoder="test", dead_letters=self.lane.steps.dead_letters,
-            span_seconds=1e9, span_rows=10**9, late_seconds=3600, positions=dict.fromkeys(self.parts, 0), watermarks={},
+            span_seconds=1e9, span_rows=10**9, late_seconds=3600, positions=positions, watermarks={},
             stop=threading.Event(), on_committed=lambda _: None, on_paused=lambda _: None,
+            online=self.lane.steps.online,
         )  # fmt: skip
 
     def send(self, batch: Sequence[tuple[int, bytes | None]], *, cut: bool, broker_ms: int = 1_795_000_000_000) -> None:

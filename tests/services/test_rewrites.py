@@ -643,6 +643,34 @@ def test_care_store_follows_the_new_pseudonyms(home: Path, settings: Settings) -
     assert all(token.startswith("v2.") for token in after)
 
 
+def test_the_care_store_has_what_a_lane_read_while_the_pseudonyms_changed(home: Path, settings: Settings) -> None:
+    """The lane hands over before it decides: values were lost, and later ones stood under the old pseudonyms."""
+    messages = [message(700 + i, patient=f"p-{i % 3}", effectiveDateTime=ago(20 - i)) for i in range(9)]
+    lane = LaneWithoutKafka(home, topic_id="meanwhile")
+
+    def read(begin: int, end: int) -> None:
+        stamps, offsets = np.full(end - begin, clock.now_us() // 1000), np.arange(begin, end)
+        part = np.zeros(end - begin, np.int32)
+        poll = Poll("vitals/0of1", "fhir", list(messages[begin:end]), lane.parts, part, offsets, stamps)
+        lane.lane.write(lane.lane.mask(lane.lane.conform(lane.lane.decode(poll))))
+
+    read(0, 3)
+    lane.lane.finish()
+    read(3, 6)
+    rekey(settings)
+    read(6, 9)
+    with pytest.raises(SpanConflict):
+        lane.lane.finish()
+    lane.lane.reset()
+    again = LaneWithoutKafka(home, topic_id="meanwhile", begun=True)
+    lane.lane, lane.offsets = again.lane, [3]
+    read(3, 9)
+    lane.lane.finish()
+    found = histories(settings)
+    assert all(token.startswith("v2.") for token in found)
+    assert sum(map(len, found.values())) == 9
+
+
 # -- retention ---------------------------------------------------------------------------------------------------
 
 

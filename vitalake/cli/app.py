@@ -113,6 +113,16 @@ def main(arguments: list[str] | None = None) -> int:
         # The reader of the pipe is gone: print nothing, also when Python flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except PermissionError as error:
+        from vitalake.errors import ServiceUnavailable
+
+        refused = ServiceUnavailable(
+            "This account may not read or write something of the home or the lake",
+            where=str(error.filename or "the system does not say where"),
+            remedy="Use the account that the home belongs to; 'vitalake doctor' names what is closed.",
+        )
+        typer.echo(f"Error: {refused}", err=True)
+        return refused.exit_code
     except Exception as error:
         from vitalake.logs import print_unexpected
 

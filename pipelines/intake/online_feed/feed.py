@@ -144,6 +144,18 @@ class OnlineFeed:
         survivors = map(self.store.survivor, tokens)
         return [patient for patient, token in zip(patients, survivors, strict=True) if self.store.patients.has(token)]
 
+    def reprocess(self, positions: Mapping[PartId, int]) -> None:
+        """Take messages that were put aside before, and delete what was taken of them and never decided.
+
+        Args:
+            positions: from which the writer of these messages goes on.
+
+        Raises:
+            ServiceUnavailable: the online store cannot be written.
+        """
+        self._destination.reprocessed = True
+        self.rewind(positions, others=True)
+
     def rewind(self, positions: Mapping[PartId, int], *, others: bool = False) -> int:
         """Delete undecided values that could belong to another patient when they are read again; see OnlineStore."""
         names = {part.app_id(self._dataset.name): position for part, position in positions.items()}

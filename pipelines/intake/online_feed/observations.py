@@ -40,7 +40,10 @@ class Observations:
             taken = taken.and_also(self._newly_owned(outcome.newly_owned, outcome.poll))
         ends = _ends(outcome, self._dataset.name)
         ours = is_ours(outcome.poll)
-        self._destination.write(lambda store: store.take(taken, writer=outcome.poll.shard, ends=ends, ours=ours))
+        writer, reprocessed = outcome.poll.shard, self._destination.reprocessed
+        self._destination.write(
+            lambda store: store.take(taken, writer=writer, ends=ends, ours=ours, reprocessed=reprocessed)
+        )
         if outcome.people:
             self._people.take_results(outcome.people)
 

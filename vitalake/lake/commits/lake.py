@@ -16,6 +16,7 @@ from vitalake.lake.commits.span_log import SpanConflict, SpanLog, Superseded
 from vitalake.lake.datasets.dataset import Dataset, table_form
 from vitalake.lake.datasets.declared import load_dataset, published_datasets, quarantine_datasets
 from vitalake.lake.tables.digests import Damaged
+from vitalake.lake.tables.log_files import is_to_be_made_again
 from vitalake.lake.tables.storage import Storage, open_storage
 from vitalake.lake.tables.table import Table
 
@@ -103,6 +104,7 @@ class Lake:
         Raises:
             InputError: a table exists with other columns than the dataset's.
             LakeError: the lake cannot be written, or has another format.
+            Damaged: the published table is gone.
             SettingsError: the dataset's identified rows were kept and are not any more, or the other way round.
         """
         begin_format(self.storage)
@@ -118,16 +120,27 @@ class Lake:
                 self.table(name)
 
     def _refuse_other_zones(self) -> None:
-        """Raise an error if rows of the dataset were published without being kept, or were kept before.
+        """Raise an error if rows of the dataset were published without being kept, or were kept before, or one is gone.
 
         Published rows of which the lake has no identified ones can never be made again: not by other rules, not with
         other pseudonyms, not after damage. So all rows of a dataset are kept, or none.
         """
         name = self.dataset.name
-        kept = self.storage.holds_table(restricted_name(name))
-        if kept == self.dataset.restricted or not self.storage.holds_table(published_name(name)):
+        kept, published = map(self.storage.holds_table, (restricted_name(name), published_name(name)))
+        if not kept and not published:
             return
-        if kept or self.published.delta.version():  # version 0: a process of an earlier release was killed there
+        if kept and self.dataset.restricted:
+            # Version 0: a process was killed there that made the tables.
+            gone = not published and self.restricted.delta.version()
+            if gone and not is_to_be_made_again(self.storage.child(published_name(name))):
+                raise Damaged(
+                    "Published table is gone",
+                    where=published_name(name),
+                    remedy=f"Run 'vitalake lake rebuild published --dataset {name}': it makes it again from the "
+                    "restricted zone.",
+                )
+            return
+        if kept or (self.dataset.restricted and self.published.delta.version()):
             raise SettingsError(
                 "Identified rows were kept, and would not be any more" if kept else "Identified rows are missing",
                 where=restricted_name(name),

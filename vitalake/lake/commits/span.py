@@ -130,13 +130,16 @@ class OnlineShare(msgspec.Struct, frozen=True, omit_defaults=True):
     Attributes:
         without_codes: LOINC codes whose values do not go there, because devices send them.
         held_out_only: whether only patients go there whom no model is trained on; see ``held_out``.
+        nothing: whether none go there.
     """
 
     without_codes: tuple[str, ...] = ()
     held_out_only: bool = False
+    nothing: bool = False
 
 
 EVERYTHING = OnlineShare()
+NOTHING = OnlineShare(nothing=True)
 
 
 class Span(msgspec.Struct):
@@ -150,8 +153,8 @@ class Span(msgspec.Struct):
         associations: version of the table of device associations that attributed the rows; 0: none was needed.
         load_us: when the load of a warehouse that it belongs to began to write, greater than that of every earlier
             one of the source; 0: it belongs to none.
-        online: which of its rows went to the online store, for who reads them again; None: an earlier release decided
-            it, and did not record it.
+        online: which of its rows went to the online store, for who reads them again. Earlier releases did not record
+            it: of what they decided everything counts.
     """
 
     span_id: str
@@ -169,7 +172,7 @@ class Span(msgspec.Struct):
     fence: int = 0
     associations: int = 0
     load_us: int = 0
-    online: OnlineShare | None = None
+    online: OnlineShare = EVERYTHING
 
     @property
     def transactions(self) -> dict[str, int]:
@@ -188,7 +191,7 @@ class _Body(msgspec.Struct):
     fence: int = 0
     associations: int = 0
     load_us: int = 0
-    online: OnlineShare | None = None
+    online: OnlineShare = EVERYTHING
 
 
 _BODY_DECODER = msgspec.json.Decoder(_Body)

@@ -451,5 +451,5 @@ def refuse_missing(lake: Lake) -> None:
             f"{missing:,} published rows have no identified rows in the lake",
             where=source,
             remedy="They were published before the dataset was kept in the restricted zone, and cannot be made again. "
-            "Load the dataset from its source into a new lake. Nothing was changed.",
+            "Load the dataset from its source into a new lake. No row was published.",
         )

@@ -18,12 +18,13 @@ from vitalake.lake.commits.transactions import rows_app
 from vitalake.lake.maintenance.rewrite import is_locked
 from vitalake.lake.tables.digests import Damaged, Record, digest_in, read_digest, recorded
 from vitalake.lake.tables.log import examine
-from vitalake.lake.tables.log_files import LOG
+from vitalake.lake.tables.log_files import LOG, has_lost_entries
 from vitalake.lake.tables.schema import fits
 from vitalake.lake.tables.table import Snapshot, StagedFile, Table
 
 Kind = Literal[
     "file-missing", "file-unreadable", "size-differs", "digest-differs", "no-digest", "log-damaged",
+    "not-made-again",
     "rows-differ", "schema-differs",
     "not-added", "staged-file-missing", "span-contradicts-files", "rows-contradict-spans",
     "spans-unreadable", "positions-behind", "positions-missing", "ledger-contradicts",
@@ -78,6 +79,9 @@ def verify(lake: Lake, *, content: bool = True, progress: Callable[[str], None] 
         report(name)
         problems = examine(lake.storage.child(name))
         findings += [Finding("log-damaged", f"{name}/{LOG}/{problem.name}", problem.how) for problem in problems]
+        if name.startswith("published/") and form.restricted and has_lost_entries(lake.storage.child(name)):
+            detail = "its log has lost entries; when no rebuild is under way, run 'vitalake lake repair'"
+            findings.append(Finding("not-made-again", name, detail))
         try:
             table = tables[name] = Table(form, lake.storage, zone=name.rpartition("/")[0])
         except Damaged:

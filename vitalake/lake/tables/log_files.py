@@ -178,6 +178,14 @@ def made_again_from(storage: Storage) -> int | None:
     return int(content) if content.isdigit() else 0
 
 
+def has_lost_entries(storage: Storage) -> bool:
+    """Return whether the log of a published table has lost entries, and the table was not made again since.
+
+    Its rows are not all of those that were published, or are some that a lost entry had removed.
+    """
+    return made_again_from(storage) is not None or bool(cuts(storage))
+
+
 def lost_with_the_log(storage: Storage) -> set[str]:
     """Return the files of a table that is made again which no log named, if it was lost: those of before."""
     mark = storage.fs.get_file_info(f"{storage.root}/{SET_ASIDE}/{_BEGUN}").mtime

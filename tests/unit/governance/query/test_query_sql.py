@@ -60,7 +60,7 @@ def test_a_name_is_the_current_rows_and_versions_are_all(settings: Settings) -> 
 
 def test_a_table_that_is_being_made_again_is_not_taken_for_one_with_few_rows(settings: Settings) -> None:
     note_log_set_aside(open_storage(settings.lake_uri, settings.storage_options).child("published/observation"), 1)
-    with pytest.raises(LakeError, match="is being made again"):
+    with pytest.raises(LakeError, match="is to be made again"):
         _ask(settings, "SELECT count(*) FROM observation")
     assert _rows(settings, "SELECT count(*) AS n FROM patient") == [{"n": 2}]
 

@@ -277,3 +277,34 @@ def test_what_was_never_decided_is_deleted_and_may_be_anothers(tmp_path: Path) -
     assert len(store.history("v1.s")) == 1
     take(store, attributed("v1.q", attribution=3, position=7))
     assert len(store.history("v1.q")) == 1
+
+
+def test_what_was_taken_under_former_pseudonyms_is_taken_again_under_those_of_today(tmp_path: Path) -> None:
+    """After a new key the lake had decided nothing of it, and its positions counted as taken: values were lost."""
+    store = open_store(tmp_path)
+    assert take(store, values_of(3, first=5, patient="v9.p")) == 3
+    assert take(store, values_of(3, first=5, patient="v10.p")) == 3
+    assert take(store, values_of(3, first=5, patient="v10.p")) == 0
+
+
+def test_nothing_is_taken_under_former_pseudonyms_once_those_of_today_hold(tmp_path: Path) -> None:
+    """Whoever still has keys of before gave the ward a second patient, who stayed for two days."""
+    store = open_store(tmp_path)
+    take(store, values_of(3, first=5, patient="v9.p"))
+    store.begin_pseudonyms("v10")
+    assert store.all_patients() == []
+    assert take(store, values_of(3, first=8, patient="v9.p")) == 0
+    store.put_facts([("v9.p", "", 1, Person(sex="female"))])
+    assert store.all_patients() == []
+    assert take(store, values_of(6, first=5, patient="v10.p")) == 6
+
+
+def test_of_messages_that_were_put_aside_what_nobody_has_decided_is_deleted(tmp_path: Path) -> None:
+    """They were discarded after a killed replay, and their values stayed on the ward."""
+    store = open_store(tmp_path)
+    take(store, values_of(3, first=0, patient="v1.p"), reprocessed=True)
+    store.settle({"t/0": 3})
+    take(store, values_of(4, first=3, patient="v1.p"), reprocessed=True)
+    store = open_store(tmp_path)
+    assert store.rewind({"t/0": 3}, others=True) == 4
+    assert len(store.history("v1.p")) == 3

@@ -15,7 +15,7 @@ from pipelines.online_store.store import OnlineStore
 from pipelines.online_store.values import REFUSED
 from pipelines.republish import online_store as care_rewrite
 from pipelines.republish.online_store import _outcome as filled_again
-from pipelines.republish.online_store import rebuild_online_store
+from pipelines.republish.online_store import _Ways, rebuild_online_store
 from tests.attribution import Ward as Bedside
 from tests.unit.pipelines.intake.online_feed.feed_samples import (
     hl7_hours_ago,
@@ -27,9 +27,10 @@ from tests.unit.pipelines.intake.online_feed.feed_samples import (
     stay_resource,
     visit_message,
 )
+from tests.unit.vitalake.lake.span_samples import open_lake, part, staged_span
 from vitalake import clock
 from vitalake.lake.commits.lake import Lake
-from vitalake.lake.commits.span import PartId
+from vitalake.lake.commits.span import EVERYTHING, NOTHING, OnlineShare, PartId
 from vitalake.lake.maintenance.rewrite import read_file
 from vitalake.lake.tables.table import StagedFile, Table
 
@@ -40,6 +41,33 @@ def test_a_store_that_is_filled_again_takes_for_when_values_came_when_we_took_th
     outcome = filled_again(rows, PartId("fill", "0123456789abcdefghijkl", 0), 5)
     assert (1000 * outcome.poll.broker_ms).tolist() == came
     assert outcome.poll.ours is not None and outcome.poll.ours.all()
+
+
+def test_a_filling_takes_of_each_row_what_the_span_gave_that_read_it(tmp_path: Path) -> None:
+    """Of a source that was loaded with other options than before it took all, or nothing, for the last options."""
+    lake, first, again, other = open_lake(tmp_path), part(), part(topic_id="z" * 22), part(1)
+    lake.spans.begin_at("observation", dict.fromkeys((first, again, other), 0))
+    epoch = lake.spans.begin_epoch(job="vitals", shard="0of1")
+    held_out, coded = OnlineShare(held_out_only=True), OnlineShare(without_codes=("8867-4",))
+    stretches = [
+        (first, 0, 4, EVERYTHING), (first, 4, 8, held_out), (first, 8, 9, held_out), (other, 0, 5, NOTHING),
+        (first, 9, 12, coded), (again, 0, 2, coded),
+    ]  # fmt: skip
+    for at, start, end, share in stretches:
+        span = staged_span(lake, start, end, bad=0, at=at, epoch=epoch, shard="0of1")
+        span.online, span.decoder = share, "sql/1" if share is coded else "fhir/1"
+        lake.spans.decide(span)
+    places = [(first, n) for n in range(13)] + [(other, n) for n in range(6)]
+    rows = pa.table({"source": [str(at) for at, _ in places], "source_position": [n for _, n in places]})
+    found = {
+        (way.format, way.share): list(zip(*(its[name].to_pylist() for name in its.column_names), strict=True))
+        for way, its in _Ways(open_lake(tmp_path)).split(rows)
+    }
+    assert found == {
+        ("fhir", EVERYTHING): [(str(first), n) for n in (2, 3, 12)] + [(str(other), 5)],
+        ("fhir", held_out): [(str(first), n) for n in range(4, 9)],
+        ("sql", coded): [(str(first), n) for n in (0, 1, 9, 10, 11)],
+    }
 
 
 def _filled(ward: Bedside, *, anew: bool) -> OnlineStore:
