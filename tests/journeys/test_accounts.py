@@ -17,7 +17,6 @@ from vitalake.lake.commits.lake import Lake
 FIRST = """
 import os, shutil, sys
 from vitalake.cli.app import main
-from vitalake.lake.commits.lake import Lake
 etc, data, own = sys.argv[1:4]
 LIST = ["devices", "list", "--identified", "--json", "--home"]
 assert main(["devices", "list", "--home", etc]) == 0  # as root: what is imported cannot be read any more afterwards
