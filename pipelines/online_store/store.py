@@ -110,7 +110,7 @@ class OnlineStore:
         writer: str,
         ends: Mapping[str, int],
         ours: bool = False,
-        reprocessed: bool = False,
+        epoch: int | None = None,
     ) -> int:
         """Store the values of a poll that were not stored before; return how many.
 
@@ -119,7 +119,7 @@ class OnlineStore:
             writer: the lane that the blocks belong to; two lanes never write the same block.
             ends: for each partition of the poll the position behind its last message.
             ours: the times at which the values came are by our own clock, not by a broker's or a producer's.
-            reprocessed: they are of messages that were put aside before, and may yet be discarded.
+            epoch: of the writer, if they are of messages that were put aside before; see ``reprocess``.
 
         Raises:
             ServiceUnavailable: the store cannot be written; nothing of the poll is stored.
@@ -134,7 +134,7 @@ class OnlineStore:
             return 0
         try:
             with self._database.transaction():
-                stored = self._take(values, writer, ends, reprocessed=reprocessed)
+                stored = self._take(values, writer, ends, epoch=epoch)
         except BaseException:  # the blocks in memory were not written
             self._tables.blocks.drop_cache()
             raise
@@ -143,8 +143,10 @@ class OnlineStore:
             self.prune()
         return stored
 
-    def _take(self, values: Values, writer: str, ends: Mapping[str, int], *, reprocessed: bool) -> int:
+    def _take(self, values: Values, writer: str, ends: Mapping[str, int], *, epoch: int | None) -> int:
         tables = self._tables
+        if epoch is not None and any(self._epoch_of(part) > epoch for part in values.parts):
+            return 0  # its successor can have discarded the messages
         tables.blocks.refresh(tables.meta.generation())
         before = dict(self._db.execute("SELECT part, next FROM taken"))
         # What was taken under former pseudonyms, and was not decided, is read again under those of today.
@@ -159,8 +161,9 @@ class OnlineStore:
             self._decided = {}
         fresh = self._survivors(values.where(values.position >= begun[values.part]))
         fresh = self._without_forgotten(fresh)
-        if reprocessed or fresh.rows["attribution"].any():
-            tables.undecided.note(fresh if reprocessed else fresh.where(fresh.rows["attribution"] > 0))
+        attributed = fresh.rows["attribution"] > 0
+        if epoch is not None or attributed.any():
+            tables.undecided.note(fresh.where(attributed | (epoch is not None)))
         tables.corrections.note(fresh)
         tables.patients.touch(tables.blocks.append(fresh, writer))
         return len(fresh.rows)
@@ -191,13 +194,16 @@ class OnlineStore:
         """Return whether attributed values of a partition are stored that the lake has perhaps never decided."""
         return self._tables.undecided.holds(part)
 
-    def rewind(self, positions: Mapping[str, int], *, others: bool = False) -> int:
-        """Delete noted values that the lake never decided: read again, they could be of another patient, or of none.
+    def reprocess(self, part: str, position: int, *, epoch: int) -> int:
+        """Begin to take messages that were put aside before; nothing is taken from a writer of an earlier epoch now.
+
+        They are noted until they are decided, because they can yet be discarded. What the writer before had handed over
+        and not decided is deleted.
 
         Args:
-            positions: where the lake goes on with partitions, by name; from there on they are taken again.
-            others: take everything from there on again, even where nothing is deleted, because other messages can come
-                at these positions.
+            part: under whose positions they are handed over, by name.
+            position: from which the lake goes on with it.
+            epoch: of the writer.
 
         Returns:
             How many values were deleted.
@@ -205,17 +211,39 @@ class OnlineStore:
         Raises:
             ServiceUnavailable: the store cannot be written; nothing is deleted.
         """
-        count, undecided = 0, self._tables.undecided
         with self._database.transaction():
-            for part, position in positions.items():
-                for values in map(self._survivors, undecided.undecided(part, position)):
-                    count += self._delete(values)
-                    self._take_again(part, position)
-                if others:
-                    self._take_again(part, position)
-                undecided.forget(part)
-            if count:
-                self._tables.meta.begin_generation()
+            self._tables.meta.put(f"epoch {part}", str(max(epoch, self._epoch_of(part))))
+            self._take_again(part, position)
+            return self._rewind({part: position})
+
+    def _epoch_of(self, part: str) -> int:
+        return int(self._tables.meta.get(f"epoch {part}") or 0)
+
+    def rewind(self, positions: Mapping[str, int]) -> int:
+        """Delete noted values that the lake never decided: read again, they could be of another patient, or of none.
+
+        Args:
+            positions: where the lake goes on with partitions, by name; if values are deleted, all are taken again from
+                there on.
+
+        Returns:
+            How many values were deleted.
+
+        Raises:
+            ServiceUnavailable: the store cannot be written; nothing is deleted.
+        """
+        with self._database.transaction():
+            return self._rewind(positions)
+
+    def _rewind(self, positions: Mapping[str, int]) -> int:
+        count, undecided = 0, self._tables.undecided
+        for part, position in positions.items():
+            for values in map(self._survivors, undecided.undecided(part, position)):
+                count += self._delete(values)
+                self._take_again(part, position)
+            undecided.forget(part)
+        if count:
+            self._tables.meta.begin_generation()
         return count
 
     def _take_again(self, part: str, position: int) -> None:

@@ -147,7 +147,7 @@ def _take_back(settings: Settings, lake: Lake, writer: ReprocessWriter) -> None:
     with suppress(KeyRevoked), ExitStack() as opened:  # what is revoked nobody sees, and the next replay deletes it
         vault = opened.enter_context(closing(open_vault(settings, keys, purpose="discard")))
         feed = opened.enter_context(closing(OnlineFeed(settings, lake.dataset, keys, vault)))
-        feed.reprocess({writer.part: writer.position})
+        feed.reprocess(writer.part, writer.position, epoch=writer.epoch)
 
 
 def _detail(choice: Choice, words: str) -> dict[str, str]:

@@ -25,7 +25,7 @@ class ReprocessFeed:
             ServiceUnavailable: the online store cannot be written.
         """
         self._feed, self._writer, self._count = feed, writer, 0
-        feed.reprocess({writer.part: writer.position})
+        feed.reprocess(writer.part, writer.position, epoch=writer.epoch)
 
     def take(self, outcome: Outcome) -> None:
         """Take a poll's identified rows.

@@ -27,7 +27,7 @@ class Destination:
     Attributes:
         admits_all: whether all patients go to the online store.
         again: the rows are read from the lake to fill the store again.
-        reprocessed: its messages were put aside before, and may yet be discarded.
+        epoch: of the writer of messages that were put aside before; None: they are read for the first time.
         rejected: the messages in work were rejected before and are read again; see OnlineStore.put_facts.
         opened: the store; None: it is not opened yet.
         said: what result messages said of patients and the opened store has; another store gets it again.
@@ -46,7 +46,8 @@ class Destination:
         """Prepare; see OnlineFeed for the arguments."""
         self._settings, self._keys, self._vault = settings, keys, vault
         self.admits_all = not share.held_out_only
-        self.again, self.rejected, self.reprocessed = again, False, False
+        self.again, self.rejected = again, False
+        self.epoch: int | None = None
         self._pseudonyms = {
             column.name: Pseudonyms(keys, str(column.data_class))
             for column in dataset.columns

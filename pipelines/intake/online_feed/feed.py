@@ -144,22 +144,24 @@ class OnlineFeed:
         survivors = map(self.store.survivor, tokens)
         return [patient for patient, token in zip(patients, survivors, strict=True) if self.store.patients.has(token)]
 
-    def reprocess(self, positions: Mapping[PartId, int]) -> None:
+    def reprocess(self, part: PartId, position: int, *, epoch: int) -> None:
         """Take messages that were put aside before, and delete what was taken of them and never decided.
 
         Args:
-            positions: from which the writer of these messages goes on.
+            part: of the writer of these messages.
+            position: from which it goes on.
+            epoch: of the writer.
 
         Raises:
             ServiceUnavailable: the online store cannot be written.
         """
-        self._destination.reprocessed = True
-        self.rewind(positions, others=True)
+        self._destination.epoch = epoch
+        self.store.reprocess(part.app_id(self._dataset.name), position, epoch=epoch)
 
-    def rewind(self, positions: Mapping[PartId, int], *, others: bool = False) -> int:
+    def rewind(self, positions: Mapping[PartId, int]) -> int:
         """Delete undecided values that could belong to another patient when they are read again; see OnlineStore."""
         names = {part.app_id(self._dataset.name): position for part, position in positions.items()}
-        return self.store.rewind(names, others=others)
+        return self.store.rewind(names)
 
     def beat(self, writer: str, *, ended: bool = False) -> None:
         """Record that a lane is running, or has ended by itself, if its rows go to the store.

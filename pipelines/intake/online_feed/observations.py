@@ -40,10 +40,8 @@ class Observations:
             taken = taken.and_also(self._newly_owned(outcome.newly_owned, outcome.poll))
         ends = _ends(outcome, self._dataset.name)
         ours = is_ours(outcome.poll)
-        writer, reprocessed = outcome.poll.shard, self._destination.reprocessed
-        self._destination.write(
-            lambda store: store.take(taken, writer=writer, ends=ends, ours=ours, reprocessed=reprocessed)
-        )
+        writer, epoch = outcome.poll.shard, self._destination.epoch
+        self._destination.write(lambda store: store.take(taken, writer=writer, ends=ends, ours=ours, epoch=epoch))
         if outcome.people:
             self._people.take_results(outcome.people)
 

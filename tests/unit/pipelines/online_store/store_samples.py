@@ -35,9 +35,9 @@ def values_of(
     return Values(rows, nothing, [patient], place.astype(np.int64), nothing, [part])
 
 
-def take(store: OnlineStore, values: Values, *, writer: str = "vitals/0of1", reprocessed: bool = False) -> int:
+def take(store: OnlineStore, values: Values, *, writer: str = "vitals/0of1", epoch: int | None = None) -> int:
     end = int(values.position.max()) + 1
-    return store.take(values, writer=writer, ends={values.parts[0]: end}, reprocessed=reprocessed)
+    return store.take(values, writer=writer, ends={values.parts[0]: end}, epoch=epoch)
 
 
 def attributed(

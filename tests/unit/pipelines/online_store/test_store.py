@@ -302,9 +302,12 @@ def test_nothing_is_taken_under_former_pseudonyms_once_those_of_today_hold(tmp_p
 def test_of_messages_that_were_put_aside_what_nobody_has_decided_is_deleted(tmp_path: Path) -> None:
     """They were discarded after a killed replay, and their values stayed on the ward."""
     store = open_store(tmp_path)
-    take(store, values_of(3, first=0, patient="v1.p"), reprocessed=True)
+    store.reprocess("t/0", 0, epoch=1)
+    take(store, values_of(3, first=0, patient="v1.p"), epoch=1)
     store.settle({"t/0": 3})
-    take(store, values_of(4, first=3, patient="v1.p"), reprocessed=True)
+    take(store, values_of(4, first=3, patient="v1.p"), epoch=1)
     store = open_store(tmp_path)
-    assert store.rewind({"t/0": 3}, others=True) == 4
+    assert store.reprocess("t/0", 3, epoch=2) == 4
     assert len(store.history("v1.p")) == 3
+    assert take(store, values_of(4, first=3, patient="v1.p"), epoch=1) == 0, "it was only paused, and has a successor"
+    assert take(store, values_of(4, first=3, patient="v1.p"), epoch=2) == 4
