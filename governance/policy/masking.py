@@ -274,7 +274,7 @@ def compile_masks(policy: Policy, dataset: Dataset, keys: KeyRing) -> MaskPlan:
     _check_names(policy, dataset)
     columns = tuple(_plan(policy, dataset, column, keys) for column in dataset.columns)
     filtering = (rule for rule in policy.rules if rule.then.filter and _applies_to_dataset(rule, dataset))
-    filters = tuple(_filter(rule, dataset) for rule in filtering)
+    filters = tuple(_checked_filter(rule, dataset) for rule in filtering)
     for plan in columns:
         if plan.column.name == dataset.day_of and not plan.published:
             raise RuleError(
@@ -352,7 +352,7 @@ def _applies_to_dataset(rule: Rule, dataset: Dataset) -> bool:
     return rule.what.dataset in (None, dataset.name)
 
 
-def _filter(rule: Rule, dataset: Dataset) -> Filter:
+def _checked_filter(rule: Rule, dataset: Dataset) -> Filter:
     assert rule.then.filter is not None
     known = {column.name: column.type for column in dataset.columns}
     if known.get(rule.then.filter.column) != pa.string():
