@@ -1,4 +1,7 @@
-"""Principals, and what each role allows them to do; what is not listed is not allowed."""
+"""Principals, and the permissions of each role; what is not listed is not allowed.
+
+Each page names the permission that it needs; ``models/serving/authorisation.py`` asks for it at each request.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Converts values to the unit in which their code is published: value × factor + offset."""
+"""Makes the tables by which values get the unit in which their code is published: value × factor + offset.
+
+``pipelines/formats/shared/conform.py`` applies them to rows of every format.
+"""
 
 from __future__ import annotations
 

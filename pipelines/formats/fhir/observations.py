@@ -1,4 +1,7 @@
-"""Decodes FHIR R4 Observations, alone or in a Bundle, with msgspec types; strict, and each message by itself."""
+"""Decodes FHIR R4 Observations, alone or in a Bundle, with msgspec types; strict, and each message by itself.
+
+Units stay as they came: ``pipelines/formats/shared/conform.py`` converts them.
+"""
 
 from __future__ import annotations
 
