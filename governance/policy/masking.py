@@ -1,4 +1,4 @@
-"""Compiles the rules for a dataset, checks its filters, leaves rows out by them, and masks the others for publication."""
+"""Compiles the rules for a dataset, checks its filters, leaves rows out by them, and masks the others."""
 
 from __future__ import annotations
 

@@ -128,8 +128,6 @@ class OnlineStore:
         values = values.where(values.rows["effective_us"] >= now_us - self.time.hours_us)
         if self.time.replay() is None:
             values = clamped_to_clock(values, now_us, ours=ours)
-        if self._is_former(values.patients):  # not taken: read again, they have the patients' pseudonyms of today
-            return 0
         if not len(values.rows):  # positions need not be stored: read again, the values would be too old again
             return 0
         try:
@@ -144,14 +142,15 @@ class OnlineStore:
         return stored
 
     def _take(self, values: Values, writer: str, ends: Mapping[str, int], *, epoch: int | None) -> int:
+        if self._is_former(values.patients):  # not taken: read again, they have the patients' pseudonyms of today
+            return 0
         tables = self._tables
         if epoch is not None and any(self._epoch_of(part) > epoch for part in values.parts):
             return 0  # its successor can have discarded the messages
         tables.blocks.refresh(tables.meta.generation())
-        before = dict(self._db.execute("SELECT part, next FROM taken"))
         # What was taken under former pseudonyms, and was not decided, is read again under those of today.
         under = f"{version_of(values.patients[0])} "
-        begun = np.array([before.get(under + name, -1) for name in values.parts], np.int64)
+        begun = np.array([self._taken(under + name) for name in values.parts], np.int64)
         self._db.executemany(
             "INSERT INTO taken VALUES (?, ?) ON CONFLICT (part) DO UPDATE SET next = max(next, excluded.next)",
             [(under + name, end) for name, end in ends.items()],
@@ -167,6 +166,10 @@ class OnlineStore:
         tables.corrections.note(fresh)
         tables.patients.touch(tables.blocks.append(fresh, writer))
         return len(fresh.rows)
+
+    def _taken(self, name: str) -> int:
+        row = self._db.execute("SELECT next FROM taken WHERE part = ?", (name,)).fetchone()
+        return int(row[0]) if row else -1
 
     def _survivors(self, values: Values) -> Values:
         """Return values with each merged patient replaced by the surviving one."""
@@ -313,8 +316,8 @@ class OnlineStore:
         Raises:
             ServiceUnavailable: the store cannot be written; none is stored.
         """
-        facts = [fact for fact in facts if not self._is_former([fact[0]])]
         with self._database.transaction():
+            facts = [fact for fact in facts if not self._is_former([fact[0]])]
             if rejected:
                 facts = self._writer.without_stored(facts)
             self._writer.put(facts, wait=wait, again=again)

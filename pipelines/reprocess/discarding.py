@@ -101,7 +101,8 @@ def discard(settings: Settings, choice: Choice, *, words: str, principal: Princi
     for lineage in jobs:
         sources_of[lineage.stream.dataset] |= lineage.sources
     # No replay can be under way of messages that no job reads: any dataset can resolve them.
-    sources_of[next(iter(settings.jobs.values())).dataset] |= set(unknown)
+    if unknown:
+        sources_of[next((job.dataset for job in settings.jobs.values()), "observation")] |= set(unknown)
     count = 0
     for dataset, sources in sorted(sources_of.items()):
         if sources:

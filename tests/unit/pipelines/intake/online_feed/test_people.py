@@ -42,7 +42,7 @@ def test_a_child_is_known_as_one_in_any_order_and_by_part_of_the_birth_date(
     home: Path, patient_first: bool, back: int, form: str, expected: int
 ) -> None:
     """A child whose stay came by FHIR had no age, and was scored as an adult."""
-    today = clock.now() - timedelta(hours=3)  # the stay began two hours ago, maybe in the month before
+    today = clock.now() - timedelta(minutes=120)  # when the stay began, maybe in the month before
     born = today.replace(year=today.year - back, day=1).strftime(form)
     expected = back if form == "%Y-%m-%d" else expected
     steps = [("patient", _person(born)), ("encounter", stay_resource())]
