@@ -288,7 +288,9 @@ def test_a_lake_that_cannot_be_read_or_is_elsewhere_keeps_nobody_from_recording(
         raise PermissionError
 
     monkeypatch.setattr("vitalake.lake.tables.storage.Storage.read_small", unreadable)
-    Path(settings.lake_uri.removeprefix("file://"), "spans/_delta_log").mkdir(parents=True)
+    log = Path(settings.lake_uri.removeprefix("file://"), "spans/_delta_log")
+    log.mkdir(parents=True)
+    (log / "00000000000000000000.json").touch()
     _record(settings, keys)
     assert beginning_mismatch(settings) == "the lake cannot be read, and may know of another audit"
     (settings.home / "vitalake.yaml").write_text("lake: {uri: 's3://bucket/lake', storage_options: {region: eu-1}}\n")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import resource
+import shutil
 from datetime import timedelta
 from io import BytesIO
 from pathlib import Path
@@ -63,6 +64,16 @@ def test_a_table_that_is_being_made_again_is_not_taken_for_one_with_few_rows(set
     with pytest.raises(LakeError, match="is to be made again"):
         _ask(settings, "SELECT count(*) FROM observation")
     assert _rows(settings, "SELECT count(*) AS n FROM patient") == [{"n": 2}]
+
+
+def test_a_table_that_is_gone_is_not_taken_for_one_without_rows(settings: Settings) -> None:
+    lake = settings.home / "lake"
+    kept = lake / "restricted/observation/day=2026-03-01/some.parquet"
+    kept.parent.mkdir(parents=True)
+    kept.touch()
+    shutil.rmtree(lake / "published/observation")
+    with pytest.raises(LakeError, match="Published table is gone"):
+        _ask(settings, "SELECT count(*) FROM observation")
 
 
 def test_datasets_can_be_joined_grouped_and_ordered(settings: Settings) -> None:
