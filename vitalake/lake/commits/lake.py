@@ -88,7 +88,6 @@ class Lake:
         """Return a table by its name, ``<zone>/<dataset>``; make it if it is missing. It is the same object each time.
 
         Raises:
-            Damaged: it is a published table that was there, and is gone.
             InputError: the table exists with other columns than the dataset's.
             LakeError: the lake cannot be written.
             SettingsError: there is no such dataset.
@@ -96,8 +95,6 @@ class Lake:
         if name not in self._opened:
             self.format  # noqa: B018 - refuses a later release's
             zone, _, dataset = name.rpartition("/")
-            if zone == "published":
-                self._refuse_gone(dataset)
             self._opened[name] = Table(table_form(load_dataset(dataset), zone), self.storage, zone=zone)
         return self._opened[name]
 
@@ -122,31 +119,28 @@ class Lake:
             else:
                 self.table(name)
 
-    def _refuse_gone(self, dataset: str) -> None:
-        """Raise an error if a published table is gone: a new one in its place would be taken for all of its rows."""
-        name, kept = published_name(dataset), restricted_name(dataset)
-        if self.storage.holds_table(name) or not self.storage.holds_table(kept):
-            return
-        # Version 0: a process was killed there that made the tables.
-        if self.table(kept).delta.version() and not is_to_be_made_again(self.storage.child(name)):
-            raise Damaged(
-                "Published table is gone",
-                where=name,
-                remedy=f"Run 'vitalake lake rebuild published --dataset {dataset}': it makes it again from the "
-                "restricted zone.",
-            )
-
     def _refuse_other_zones(self) -> None:
-        """Raise an error if rows of the dataset were published without being kept, or were kept before.
+        """Raise an error if rows of the dataset were published without being kept, or were kept before, or one is gone.
 
         Published rows of which the lake has no identified ones can never be made again: not by other rules, not with
         other pseudonyms, not after damage. So all rows of a dataset are kept, or none.
         """
         name = self.dataset.name
         kept, published = map(self.storage.holds_table, (restricted_name(name), published_name(name)))
-        if kept == self.dataset.restricted:
+        if not kept and not published:
             return
-        if kept or (published and self.published.delta.version()):  # version 0: a process was killed there
+        if kept and self.dataset.restricted:
+            # Version 0: a process was killed there that made the tables.
+            gone = not published and self.restricted.delta.version()
+            if gone and not is_to_be_made_again(self.storage.child(published_name(name))):
+                raise Damaged(
+                    "Published table is gone",
+                    where=published_name(name),
+                    remedy=f"Run 'vitalake lake rebuild published --dataset {name}': it makes it again from the "
+                    "restricted zone.",
+                )
+            return
+        if kept or (self.dataset.restricted and self.published.delta.version()):
             raise SettingsError(
                 "Identified rows were kept, and would not be any more" if kept else "Identified rows are missing",
                 where=restricted_name(name),
