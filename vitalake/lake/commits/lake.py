@@ -13,6 +13,7 @@ from vitalake.lake.commits.adding import add_span, in_order
 from vitalake.lake.commits.format import Format, begin_format, check_readable, check_writable
 from vitalake.lake.commits.span import SEEN, PartId, Span
 from vitalake.lake.commits.span_log import SpanConflict, SpanLog, Superseded
+from vitalake.lake.commits.transactions import kind_of
 from vitalake.lake.datasets.dataset import Dataset, table_form
 from vitalake.lake.datasets.declared import load_dataset, published_datasets, quarantine_datasets
 from vitalake.lake.tables.digests import Damaged
@@ -126,12 +127,12 @@ class Lake:
         other pseudonyms, not after damage. So all rows of a dataset are kept, or none.
         """
         name = self.dataset.name
-        kept, published = map(self.storage.holds_table, (restricted_name(name), published_name(name)))
+        # In this order: who makes the tables at this moment makes the restricted one first.
+        published, kept = map(self.storage.holds_table, (published_name(name), restricted_name(name)))
         if not kept and not published:
             return
         if kept and self.dataset.restricted:
-            # Version 0: a process was killed there that made the tables.
-            gone = not published and self.restricted.delta.version()
+            gone = not published and _was_added_to(self.restricted)
             if gone and not is_to_be_made_again(self.storage.child(published_name(name))):
                 raise Damaged(
                     "Published table is gone",
@@ -140,7 +141,7 @@ class Lake:
                     "restricted zone.",
                 )
             return
-        if kept or (self.dataset.restricted and self.published.delta.version()):
+        if kept or (self.dataset.restricted and _was_added_to(self.published)):
             raise SettingsError(
                 "Identified rows were kept, and would not be any more" if kept else "Identified rows are missing",
                 where=restricted_name(name),
@@ -243,3 +244,11 @@ class Lake:
                     _log.info("rolled forward", extra={"span": span.span_id, "table": table.name})
         failpoint("start-rolled")
         return spans
+
+
+def _was_added_to(table: Table) -> bool:
+    """Return whether a span was ever added to a table.
+
+    Its version does not tell it: processes that make a table at the same moment commit one after the other.
+    """
+    return any(kind_of(app)[0] == "position" for app in table.all_transactions())

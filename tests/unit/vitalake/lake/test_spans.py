@@ -32,6 +32,7 @@ from vitalake.lake.commits.ledger import summarise
 from vitalake.lake.commits.span import Counts
 from vitalake.lake.commits.span_log import SpanConflict, Superseded, Unbalanced
 from vitalake.lake.maintenance.verify import verify
+from vitalake.lake.tables.digests import Damaged
 from vitalake.lake.tables.table import Table
 
 FENCE = "fence/observation"
@@ -403,7 +404,17 @@ def test_a_dataset_whose_rows_were_published_alone_cannot_begin_to_keep_them(tmp
     assert sorted(tmp_path.rglob("*")) == files, "nothing was made"
 
 
-def test_a_lake_whose_making_was_killed_between_its_tables_is_made(tmp_path: Path) -> None:
-    open_lake(tmp_path).published.refresh()
+@pytest.mark.parametrize("name", ["restricted/observation", "published/observation"])
+def test_a_lake_whose_making_was_killed_between_its_tables_is_made(tmp_path: Path, name: str) -> None:
+    """Of two processes that made a table at the same moment each has committed, so it is of version 1."""
+    table = open_lake(tmp_path).table(name)
+    table.commit(transactions={})
     open_lake(tmp_path).open_all()
-    assert open_lake(tmp_path).storage.holds_table("restricted/observation")
+    assert all(open_lake(tmp_path).storage.holds_table(f"{zone}/observation") for zone in ("restricted", "published"))
+
+
+def test_a_published_table_that_is_gone_is_not_made_by_a_lane(tmp_path: Path) -> None:
+    lake = open_lake(tmp_path)
+    lake.restricted.commit(transactions={part().app_id("observation"): 4})
+    with pytest.raises(Damaged, match="Published table is gone"):
+        open_lake(tmp_path).open_all()
