@@ -136,7 +136,9 @@ def _refuse_unrestricted(settings: Settings) -> None:
     lake, kept = Home(settings).lake(), restricted_datasets(settings)
     for dataset in published_datasets():
         if dataset in kept:
-            refuse_loss(open_restricted(settings, dataset))
+            kept_rows = open_restricted(settings, dataset)
+            refuse_loss(kept_rows)
+            kept_rows.published.refresh()  # raises if it is gone
         elif (
             lake.storage.holds_table(published_name(dataset))
             and lake.present()[published_name(dataset)].snapshot().files

@@ -15,9 +15,10 @@ from vitalake import clock
 from vitalake.errors import LakeError, ServiceUnavailable
 from vitalake.failpoints import failpoint
 from vitalake.home import Home
-from vitalake.lake.commits.lake import Lake, published_name
+from vitalake.lake.commits.lake import Lake, published_name, restricted_name, was_added_to
 from vitalake.lake.commits.seen import FOLDER
 from vitalake.lake.commits.transactions import lost_app
+from vitalake.lake.maintenance.journal import Journal
 from vitalake.lake.maintenance.repair import (
     LogRepair,
     add_missing_spans,
@@ -25,6 +26,7 @@ from vitalake.lake.maintenance.repair import (
     set_damaged_aside,
     set_log_aside,
 )
+from vitalake.lake.maintenance.rewrite import is_locked
 from vitalake.lake.maintenance.scrub import scrub
 from vitalake.lake.maintenance.vacuum import RETENTION_HOURS
 from vitalake.lake.maintenance.verify import verify
@@ -116,13 +118,29 @@ def _worth_reporting(logs: dict[str, LogRepair]) -> list[LogRepair]:
 
 
 def _to_publish(settings: Settings, lake: Lake, logs: dict[str, LogRepair]) -> list[str]:
-    """Return the published tables that have lost entries of their log: one of them can have erased a patient.
+    """Return the published tables that are gone or have lost entries of their log: one can have erased a patient.
 
     The answer depends on the files in the lake, not on this run, because the run before can have been killed.
     """
-    names = {dataset: published_name(dataset) for dataset in restricted_datasets(settings)}
-    lost = {name for name, report in logs.items() if report.lost}
-    return [name for name in names.values() if name in lost or is_to_be_made_again(lake.storage.child(name))]
+    return [
+        name
+        for name in map(published_name, restricted_datasets(settings))
+        if (name in logs and logs[name].lost)
+        or is_to_be_made_again(lake.storage.child(name))
+        or (_is_left_locked(lake, name) if name in logs else _is_gone(lake, name))
+    ]
+
+
+def _is_gone(lake: Lake, published: str) -> bool:
+    return was_added_to(lake.table(restricted_name(published.rpartition("/")[2])))
+
+
+def _is_left_locked(lake: Lake, published: str) -> bool:
+    """Return whether a table is locked and nobody works on it: its log has lost the entry that replaced its rows.
+
+    Or the process that locked it was killed there.
+    """
+    return is_locked(lake.table(published)) and Journal(lake.storage, published.rpartition("/")[2]).job() is None
 
 
 def _publish_again(settings: Settings, lake: Lake, report: LogRepair, done: Repair) -> bool:
@@ -132,7 +150,7 @@ def _publish_again(settings: Settings, lake: Lake, report: LogRepair, done: Repa
     report.left = ""
     try:
         refuse_loss(open_restricted(settings, dataset))
-        if report.lost:
+        if report.lost or not lake.storage.holds_table(report.table):
             open_published(settings, dataset)
         republish(settings, dataset)
     except (LakeError, ServiceUnavailable) as error:

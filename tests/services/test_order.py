@@ -26,6 +26,7 @@ from governance.policy.masks import Pseudonyms
 from governance.samples import copy_samples
 from pipelines.history import load
 from pipelines.reconcile.entering import Entry, enter
+from pipelines.republish.repair import open_published
 from pipelines.republish.republish import republish, restricted_datasets
 from pipelines.republish.upgrade import upgrade
 from tests import frozen
@@ -315,6 +316,8 @@ def _republish(home: Path) -> None:
 def _rebuild(home: Path) -> None:
     for name in _tables(home):
         shutil.rmtree(home / "lake" / name)
+    for dataset in restricted_datasets(load_settings(home)):
+        open_published(load_settings(home), dataset)
     _republish(home)
 
 

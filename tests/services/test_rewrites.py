@@ -32,6 +32,7 @@ from pipelines.history.load import load_history
 from pipelines.online_store.opening import open_online_store
 from pipelines.republish.online_store import rebuild_online_store
 from pipelines.republish.rekey import rekey, retire
+from pipelines.republish.repair import open_published
 from pipelines.republish.republish import give_up, republish, restricted_datasets
 from pipelines.republish.retention import retain
 from pipelines.simulator.warehouse_mimic import TABLES, make_demo_warehouse
@@ -714,6 +715,7 @@ def test_every_dataset_of_a_warehouse_is_rebuilt_as_it_was(tmp_path: Path, monke
     assert len(before) == 7 and all(map(len, before.values()))
     shutil.rmtree(tmp_path / "home" / "lake" / "published")
     for dataset in restricted_datasets(settings):
+        open_published(settings, dataset)
         republish(settings, dataset)
     assert everything(settings) == before
     assert verify(opened(settings)) == []

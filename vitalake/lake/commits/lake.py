@@ -89,6 +89,7 @@ class Lake:
         """Return a table by its name, ``<zone>/<dataset>``; make it if it is missing. It is the same object each time.
 
         Raises:
+            Damaged: it is a published table that was there, and is gone.
             InputError: the table exists with other columns than the dataset's.
             LakeError: the lake cannot be written.
             SettingsError: there is no such dataset.
@@ -96,6 +97,8 @@ class Lake:
         if name not in self._opened:
             self.format  # noqa: B018 - refuses a later release's
             zone, _, dataset = name.rpartition("/")
+            if zone == "published":
+                self._refuse_gone(dataset)
             self._opened[name] = Table(table_form(load_dataset(dataset), zone), self.storage, zone=zone)
         return self._opened[name]
 
@@ -120,8 +123,21 @@ class Lake:
             else:
                 self.table(name)
 
+    def _refuse_gone(self, dataset: str) -> None:
+        """Raise an error if a published table is gone: a new one in its place would be taken for all of its rows."""
+        name, kept = published_name(dataset), restricted_name(dataset)
+        if self.storage.holds_table(name) or not self.storage.holds_table(kept):
+            return
+        if was_added_to(self.table(kept)) and not is_to_be_made_again(self.storage.child(name)):
+            raise Damaged(
+                "Published table is gone",
+                where=name,
+                remedy=f"Run 'vitalake lake rebuild published --dataset {dataset}': it makes it again from the "
+                "restricted zone.",
+            )
+
     def _refuse_other_zones(self) -> None:
-        """Raise an error if rows of the dataset were published without being kept, or were kept before, or one is gone.
+        """Raise an error if rows of the dataset were published without being kept, or were kept before.
 
         Published rows of which the lake has no identified ones can never be made again: not by other rules, not with
         other pseudonyms, not after damage. So all rows of a dataset are kept, or none.
@@ -129,19 +145,9 @@ class Lake:
         name = self.dataset.name
         # In this order: who makes the tables at this moment makes the restricted one first.
         published, kept = map(self.storage.holds_table, (published_name(name), restricted_name(name)))
-        if not kept and not published:
+        if kept == self.dataset.restricted:
             return
-        if kept and self.dataset.restricted:
-            gone = not published and _was_added_to(self.restricted)
-            if gone and not is_to_be_made_again(self.storage.child(published_name(name))):
-                raise Damaged(
-                    "Published table is gone",
-                    where=published_name(name),
-                    remedy=f"Run 'vitalake lake rebuild published --dataset {name}': it makes it again from the "
-                    "restricted zone.",
-                )
-            return
-        if kept or (self.dataset.restricted and _was_added_to(self.published)):
+        if kept or (published and was_added_to(self.published)):
             raise SettingsError(
                 "Identified rows were kept, and would not be any more" if kept else "Identified rows are missing",
                 where=restricted_name(name),
@@ -246,7 +252,7 @@ class Lake:
         return spans
 
 
-def _was_added_to(table: Table) -> bool:
+def was_added_to(table: Table) -> bool:
     """Return whether a span was ever added to a table.
 
     Its version does not tell it: processes that make a table at the same moment commit one after the other.

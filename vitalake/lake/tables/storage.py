@@ -191,7 +191,12 @@ class Storage:
 
     def holds_table(self, name: str) -> bool:
         """Return whether there is a Delta table; for readers, which must not create one."""
-        if self.fs.get_file_info(f"{self.root}/{name}/_delta_log").type == pafs.FileType.Directory:
+        log = f"{self.root}/{name}/_delta_log"
+        if self.local:
+            with suppress(OSError), os.scandir(log) as entries:
+                if next(entries, None):
+                    return True
+        elif self.fs.get_file_info(log).type == pafs.FileType.Directory:
             return True
         return bool(self.child(name).files())  # files without a log: opening the table reports that the log is lost
 
