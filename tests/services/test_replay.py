@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import uuid
+from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -384,10 +385,9 @@ def test_rejected_rows_of_a_warehouse_are_recovered_too(home: Path) -> None:
     assert lane.ledger()["balanced"] is True
 
 
-@pytest.mark.parametrize("point", [None, "masked", "staged", "decided"])
-def test_what_is_recovered_reaches_the_care_store(
-    home: Path, embedded_broker: str, topic_name: str, point: str | None
-) -> None:
+@pytest.fixture
+def half(home: Path, embedded_broker: str, topic_name: str) -> LaneUnderTest:
+    """A lane that has taken six of a patient's twelve values; the others are dead letters that can be read now."""
     lane = LaneUnderTest(home, embedded_broker, topic_name)
     lane.configure(span_seconds=0.2, max_message_bytes=1_000)
     lane.create_topic()
@@ -398,13 +398,27 @@ def test_what_is_recovered_reaches_the_care_store(
     lane.run()
     assert (lane.ledger()["published"], lane.ledger()["undecodable"]) == (6, 6)
     lane.configure(max_message_bytes=100_000)
-    if point:
-        run(lane, "replay", expect=KILLED, env={"VITALAKE_CRASH_AT": point})
-    run(lane, "replay")
-    settings = load_settings(home)
-    store = open_online_store(settings, load_keys(settings.path(settings.keys)))
-    try:
+    return lane
+
+
+def on_the_ward(lane: LaneUnderTest) -> int:
+    """Return how many values the online store has of the one patient, beside those that say that some were refused."""
+    settings = load_settings(lane.home)
+    with closing(open_online_store(settings, load_keys(settings.path(settings.keys)))) as store:
         (patient,) = store.all_patients()
-        assert len(store.history(patient).measured()) == 12, "beside them stands that some were refused when they came"
-    finally:
-        store.close()
+        return len(store.history(patient).measured())
+
+
+@pytest.mark.parametrize("point", [None, "masked", "staged", "decided"])
+def test_what_is_recovered_reaches_the_care_store(half: LaneUnderTest, point: str | None) -> None:
+    if point:
+        run(half, "replay", expect=KILLED, env={"VITALAKE_CRASH_AT": point})
+    run(half, "replay")
+    assert on_the_ward(half) == 12
+
+
+def test_what_a_killed_replay_gave_the_care_store_is_taken_back_when_it_is_discarded(half: LaneUnderTest) -> None:
+    run(half, "replay", expect=KILLED, env={"VITALAKE_CRASH_AT": "staged"})
+    assert on_the_ward(half) == 12
+    assert run(half, "discard", "--all", "--reason-text", "Noise") == {"discarded": 6}
+    assert on_the_ward(half) == 6

@@ -34,7 +34,8 @@ class LastTransactions:
             VitaLakeError: the log cannot be read, or its entries up to that version have expired.
         """
         try:
-            if not (0 <= version - self._version <= MOST_NEW and self._version >= 0 and self._read_on(version)):
+            known = self._version >= 0 and 0 <= version - self._version <= MOST_NEW
+            if not (known and self._read_on(version)):
                 self._found = self._read(version)
         except (OSError, pa.ArrowException, msgspec.MsgspecError) as error:
             raise explained(self._storage, error) from None

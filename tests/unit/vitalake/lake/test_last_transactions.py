@@ -45,6 +45,21 @@ def test_they_stay_as_of_the_last_refresh(tmp_path: Path) -> None:
     assert reader.transaction("every") == 3
 
 
+def test_entries_that_have_expired_since_are_read_in_the_checkpoint(tmp_path: Path) -> None:
+    writer, reader = open_lake(tmp_path).published, open_lake(tmp_path).published
+    _commit(writer, 1)
+    reader.refresh()
+    assert reader.transaction("every") == 1
+    for number in range(2, 6):
+        _commit(writer, number)
+    writer.refresh()
+    writer.delta.create_checkpoint()
+    for version in range(writer.delta.version()):
+        Path(tmp_path, "published/observation", LOG, entry_name(version)).unlink()
+    reader.refresh()
+    assert [reader.transaction(f"app-{number}") for number in range(1, 6)] == [1, 2, 3, 4, 5]
+
+
 def test_nobody_goes_by_what_a_log_with_a_gap_says(tmp_path: Path) -> None:
     writer, reader = open_lake(tmp_path).published, open_lake(tmp_path).published
     for number in range(4):
